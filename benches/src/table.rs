@@ -1,0 +1,172 @@
+//! Everything that is measured. A new backend is one entry here.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use persist_cache::{CacheConfig, CacheStorage};
+use persist_core::{BaseStorage, OpenContext};
+use persist_file::{Durability, FileConfig, FileStorage};
+
+use crate::contender::{Outcome, Runner};
+use crate::peers::{Blocking, FutureMoka, ObjectStores, OpenDal, Persist, Quick, Sync, SyncMoka, TokioFiles};
+
+/// Who is compared with whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Writes to files that survive power loss when acknowledged.
+    Strict,
+    /// Writes to files that survive the death of the process.
+    Relaxed,
+    /// Reads of files.
+    Read,
+    /// Listings of files.
+    List,
+    /// Memory.
+    Cache,
+}
+
+impl Class {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Relaxed => "relaxed",
+            Self::Read => "read",
+            Self::List => "list",
+            Self::Cache => "cache",
+        }
+    }
+}
+
+/// One contender.
+pub(crate) struct Entry {
+    pub(crate) name: &'static str,
+    /// What an acknowledged write is worth, or what a read checks.
+    pub(crate) promise: &'static str,
+    /// True for persist itself: the others are compared with it.
+    pub(crate) ours: bool,
+    pub(crate) classes: &'static [Class],
+    /// Opens it in a folder that is its own.
+    pub(crate) open: fn(PathBuf) -> Opening,
+}
+
+type Opening = BoxFuture<'static, Outcome<Arc<dyn Runner>>>;
+
+use Class::{Cache, List, Read, Relaxed, Strict};
+
+/// All contenders; ours first in every class.
+pub(crate) const TABLE: &[Entry] = &[
+    Entry {
+        name: "persist file, strict",
+        promise: "value and name synced; reads verified",
+        ours: true,
+        classes: &[Strict, Read],
+        open: |folder| Box::pin(file(folder, Durability::Strict)),
+    },
+    Entry {
+        name: "persist file, relaxed",
+        promise: "nothing synced; reads verified",
+        ours: true,
+        classes: &[Relaxed, List],
+        open: |folder| Box::pin(file(folder, Durability::Relaxed)),
+    },
+    Entry {
+        name: "std::fs, synced",
+        promise: "value and name synced",
+        ours: false,
+        classes: &[Strict],
+        open: |folder| Box::pin(async move { runner(Blocking::new(folder, Sync::Yes)) }),
+    },
+    Entry {
+        name: "std::fs",
+        promise: "nothing synced",
+        ours: false,
+        classes: &[Relaxed, Read, List],
+        open: |folder| Box::pin(async move { runner(Blocking::new(folder, Sync::No)) }),
+    },
+    Entry {
+        name: "tokio::fs, synced",
+        promise: "value and name synced",
+        ours: false,
+        classes: &[Strict],
+        open: |folder| Box::pin(async move { runner(TokioFiles::new(folder, Sync::Yes)) }),
+    },
+    Entry {
+        name: "tokio::fs",
+        promise: "nothing synced",
+        ours: false,
+        classes: &[Relaxed, Read],
+        open: |folder| Box::pin(async move { runner(TokioFiles::new(folder, Sync::No)) }),
+    },
+    Entry {
+        name: "object_store, fsync",
+        promise: "value and name synced",
+        ours: false,
+        classes: &[Strict],
+        open: |folder| Box::pin(async move { runner(ObjectStores::new(&folder, Sync::Yes)?) }),
+    },
+    Entry {
+        name: "object_store",
+        promise: "nothing synced",
+        ours: false,
+        classes: &[Relaxed, Read, List],
+        open: |folder| Box::pin(async move { runner(ObjectStores::new(&folder, Sync::No)?) }),
+    },
+    Entry {
+        name: "OpenDAL fs",
+        promise: "value synced, name not",
+        ours: false,
+        classes: &[Strict, Relaxed, Read, List],
+        open: |folder| Box::pin(async move { runner(OpenDal::new(&folder)?) }),
+    },
+    Entry {
+        name: "persist cache, Arc<dyn BaseStorage>",
+        promise: "metadata and BLAKE3 of each value, listing kept in order",
+        ours: true,
+        classes: &[Cache],
+        open: |_| Box::pin(cache()),
+    },
+    Entry {
+        name: "moka sync, called directly",
+        promise: "bounded by bytes",
+        ours: false,
+        classes: &[Cache],
+        open: |_| Box::pin(async move { runner(SyncMoka::new(CACHE_BYTES)) }),
+    },
+    Entry {
+        name: "moka future, called directly",
+        promise: "bounded by bytes",
+        ours: false,
+        classes: &[Cache],
+        open: |_| Box::pin(async move { runner(FutureMoka::new(CACHE_BYTES)) }),
+    },
+    Entry {
+        name: "quick_cache, called directly",
+        promise: "bounded by bytes",
+        ours: false,
+        classes: &[Cache],
+        open: |_| Box::pin(async move { runner(Quick::new(CACHE_BYTES)) }),
+    },
+];
+
+/// The bound of every cache: all keys of a measurement fit.
+const CACHE_BYTES: u64 = 1 << 30;
+
+fn runner(contender: impl Runner + 'static) -> Outcome<Arc<dyn Runner>> {
+    Ok(Arc::new(contender))
+}
+
+/// Any storage of persist, called the way programs call it.
+fn ours(storage: impl BaseStorage) -> Outcome<Arc<dyn Runner>> {
+    runner(Persist::new(Arc::new(storage)))
+}
+
+async fn file(folder: PathBuf, durability: Durability) -> Outcome<Arc<dyn Runner>> {
+    let config = FileConfig::new(folder).durability(durability);
+    ours(FileStorage::open("bench", config, &OpenContext::default()).await?)
+}
+
+async fn cache() -> Outcome<Arc<dyn Runner>> {
+    let config = CacheConfig::default().max_bytes(CACHE_BYTES);
+    ours(CacheStorage::open("bench", &config, &OpenContext::default())?)
+}

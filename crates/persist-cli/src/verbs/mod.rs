@@ -1,0 +1,79 @@
+//! The verbs: one file each, with its flags and what it does.
+
+mod bench;
+mod completions;
+mod config;
+mod cp;
+mod du;
+mod get;
+mod health;
+mod ls;
+mod mv;
+mod put;
+mod rm;
+mod stat;
+mod stats;
+mod stores;
+mod sync;
+mod ttl;
+mod verify;
+
+use clap::Subcommand;
+
+use crate::address::Stored;
+use crate::app::App;
+use crate::exit::Result;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    Get(get::Get),
+    Put(put::Put),
+    Rm(rm::Rm),
+    Ls(ls::Ls),
+    Stat(stat::Stat),
+    Cp(cp::Cp),
+    Mv(mv::Mv),
+    Sync(sync::Sync),
+    Ttl(ttl::Ttl),
+    Du(du::Du),
+    Verify(verify::Verify),
+    Stats(stats::Stats),
+    Health(health::Health),
+    Stores(stores::Stores),
+    Config(config::Config),
+    Bench(bench::Bench),
+    Completions(completions::Completions),
+}
+
+impl Verb {
+    /// Does it.
+    pub(crate) async fn run(self, app: &App) -> Result<()> {
+        match self {
+            Self::Get(verb) => verb.run(app).await,
+            Self::Put(verb) => verb.run(app).await,
+            Self::Rm(verb) => verb.run(app).await,
+            Self::Ls(verb) => verb.run(app).await,
+            Self::Stat(verb) => verb.run(app).await,
+            Self::Cp(verb) => verb.run(app).await,
+            Self::Mv(verb) => verb.run(app).await,
+            Self::Sync(verb) => verb.run(app).await,
+            Self::Ttl(verb) => verb.run(app).await,
+            Self::Du(verb) => verb.run(app).await,
+            Self::Verify(verb) => verb.run(app).await,
+            Self::Stats(verb) => verb.run(app).await,
+            Self::Health(verb) => verb.run(app).await,
+            Self::Stores(verb) => verb.run(app).await,
+            Self::Config(verb) => verb.run(app).await,
+            Self::Bench(verb) => verb.run(app).await,
+            Self::Completions(verb) => verb.run(app),
+        }
+    }
+}
+
+/// The address of every storage of the configuration, in its order.
+fn all_storages(app: &App) -> Result<Vec<Stored>> {
+    let plan = app.config.plan()?;
+    let address = |name: &str| Stored { name: Some(name.to_owned()), rest: String::new() };
+    Ok(plan.names().map(address).collect())
+}

@@ -1,0 +1,61 @@
+use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
+use persist_core::Stats as Figures;
+use serde_json::json;
+
+use crate::address::Stored;
+use crate::app::App;
+use crate::exit::{Failure, Result};
+use crate::storages::Access;
+use crate::text::{count, size};
+
+/// Figures that storages keep of themselves
+///
+/// What a backend cannot tell cheaply is shown as a dash; du counts it.
+#[derive(Debug, Args)]
+pub(crate) struct Stats {
+    /// The storages [default: all]
+    #[arg(value_name = "NAME", value_parser = OsStringValueParser::new().try_map(Stored::parse_whole))]
+    addresses: Vec<Stored>,
+}
+
+impl Stats {
+    pub(crate) async fn run(self, app: &App) -> Result<()> {
+        let is_all = self.addresses.is_empty();
+        let addresses = if is_all { super::all_storages(app)? } else { self.addresses };
+        let mut result = Ok(());
+        for address in &addresses {
+            match ask(app, address).await {
+                Ok((name, figures)) => show(app, &name, &figures)?,
+                // Asked about all, one that does not exist yet has no figures.
+                Err(failure) if is_all && failure.is_absence() => app.console.note(&failure.to_string()),
+                // One that cannot tell does not hide the others.
+                Err(failure) => {
+                    app.console.fail(&failure);
+                    result = result.and(Err(Failure::Reported(failure.exit())));
+                }
+            }
+        }
+        result
+    }
+}
+
+async fn ask(app: &App, address: &Stored) -> Result<(String, Figures)> {
+    let (storage, _) = app.stored(address, Access::Read).await?;
+    let figures = storage.stats().await?;
+    Ok((storage.describe().name().to_owned(), figures))
+}
+
+fn show(app: &App, name: &str, figures: &Figures) -> Result<()> {
+    if app.out.is_json() {
+        let Figures { keys, bytes, counters } = figures;
+        return app.out.json(&json!({ "storage": name, "keys": keys, "bytes": bytes, "counters": counters }));
+    }
+    let dash = || "-".to_owned();
+    let (keys, bytes) = (figures.keys.map_or_else(dash, count), figures.bytes.map_or_else(dash, size));
+    app.out.line(&format!("{name}: keys {keys}, bytes {bytes}"))?;
+    figures
+        .counters
+        .iter()
+        .try_for_each(|(what, number)| app.out.line(&format!("  {what} {}", count(*number))))
+}

@@ -1,0 +1,15 @@
+//! The binary as its users meet it: run in temporary folders, judged by its output, its exit code and what it leaves
+//! on disk.
+
+#![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+mod configuration;
+mod copying;
+mod desk;
+mod documentation;
+mod hostile;
+mod interrupts;
+mod listing;
+mod reports;
+mod terminal;
+mod values;

@@ -1,0 +1,73 @@
+//! The heart of `persist`: one small trait for every storage, and the types that carry its rules.
+//!
+//! This crate knows no backend and does no I/O. It defines
+//!
+//! - [`Key`], [`Value`], [`Metadata`], [`Entry`]: what is kept, valid because it exists;
+//! - [`BaseStorage`]: the trait that every backend, layer and composite implements; four verbs are required,
+//!   everything else has a default that is correct, merely slower;
+//! - [`StorageExt`]: the typed conveniences on top of it, never implemented by hand;
+//! - [`StorageError`]: one error with a kind, the storage, the key and the cure;
+//! - [`Capabilities`]: what a storage promises beyond the contract;
+//! - [`Backend`]: how a configuration section becomes a storage.
+//!
+//! The contract that all of these obey is written down clause by clause in `docs/contract.md`, and
+//! `persist-testkit` checks every clause.
+
+mod array;
+mod backend;
+mod batch;
+mod blocking;
+mod capabilities;
+mod checksum;
+mod clock;
+mod descriptor;
+mod entry;
+mod error;
+mod ext;
+mod finite;
+mod flight;
+mod json;
+mod key;
+mod metadata;
+mod npy;
+mod options;
+mod page;
+mod report;
+mod secret;
+mod storage;
+mod tags;
+mod units;
+mod value;
+mod version;
+
+pub use array::{Array, DType, Element, MAX_RANK};
+pub use backend::{Backend, OpenContext};
+pub use batch::{Operation, Outcome, StoreItem, check_distinct};
+pub use blocking::BlockingStorage;
+pub use capabilities::Capabilities;
+pub use checksum::{Checksum, ChecksumBuilder};
+pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
+pub use descriptor::{Descriptor, MAX_TAG_BYTES};
+pub use entry::Entry;
+pub use error::{ErrorKind, Result, Retry, StorageError};
+pub use ext::StorageExt;
+pub use flight::{Flight, SingleFlight};
+pub use json::{Json, MAX_JSON_DEPTH};
+pub use key::{IntoKey, Key, MAX_KEY_BYTES, escape};
+pub use metadata::Metadata;
+pub use npy::{NpyError, NpyHeader};
+pub use options::{Condition, DEFAULT_PAGE, DeleteOptions, Expiry, ListOptions, MAX_PAGE, StoreOptions};
+pub use page::Page;
+pub use report::{Health, HealthStatus, Maintenance, Problem, Stats, Verification};
+pub use secret::Secret;
+pub use storage::{BaseStorage, verify_values};
+pub use tags::Tags;
+pub use units::{ByteSize, HumanDuration};
+pub use value::{Kind, Value};
+pub use version::{Version, Versions};
+
+/// What the macro on every implementation of [`BaseStorage`] is, so that a backend needs no further crate.
+pub use async_trait::async_trait;
+
+/// The array crate whose types go in and out, in the version used here.
+pub use ndarray;

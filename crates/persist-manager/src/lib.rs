@@ -1,0 +1,40 @@
+//! YAML to named storages: a validated [`Plan`], a [`StorageManager`] that routes, and an orderly close.
+//!
+//! - [`Registry`]: which types a configuration may name; programs add their own backends with one call;
+//! - [`LoadOptions`], [`Environment`]: what a configuration is read with;
+//! - [`Plan`]: a configuration that has been read and checked as a whole, with nothing opened;
+//! - [`StorageManager`]: the opened storages, by name, by route and by default;
+//! - [`Router`]: several storages as one.
+//!
+//! `docs/configuration.md` describes every key of a configuration.
+
+mod config_error;
+mod context;
+mod deserializer;
+mod environment;
+mod expansion;
+mod failures;
+mod load_options;
+mod manager;
+mod nearest;
+mod node;
+mod overrides;
+mod plan;
+mod profile;
+mod redact;
+mod registry;
+mod router;
+mod routes;
+mod schema;
+mod secret_reference;
+mod sections;
+mod shown;
+mod upkeep;
+mod yaml;
+
+pub use environment::Environment;
+pub use load_options::LoadOptions;
+pub use manager::StorageManager;
+pub use plan::Plan;
+pub use registry::Registry;
+pub use router::Router;

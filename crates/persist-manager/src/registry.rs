@@ -1,0 +1,206 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use persist_core::{Backend, BaseStorage, OpenContext, Result};
+use schemars::{Schema, SchemaGenerator};
+use serde::Deserialize;
+
+use crate::config_error::ConfigError;
+use crate::context::Context;
+use crate::deserializer::NodeDeserializer;
+use crate::nearest::hint;
+use crate::node::Node;
+
+/// A backend that comes with persist, as far as it is known without being compiled in.
+struct BuiltIn {
+    feature: &'static str,
+    compiled: bool,
+    /// What may stand after `type:`.
+    types: &'static [&'static str],
+}
+
+/// One line for each backend that comes with persist: its cargo feature, the types it serves, and the backend.
+macro_rules! built_in {
+    ($($feature:literal $types:tt $backend:path;)*) => {
+        /// The backends that come with persist, compiled in or not.
+        const BUILT_IN: &[BuiltIn] =
+            &[$(BuiltIn { feature: $feature, compiled: cfg!(feature = $feature), types: &$types }),*];
+
+        impl Default for Registry {
+            /// Every backend that is compiled in.
+            fn default() -> Self {
+                #[allow(unused_mut, reason = "without any backend feature there is nothing to register")]
+                let mut registry = Self::new();
+                $(
+                    #[cfg(feature = $feature)]
+                    registry.register::<$backend>();
+                )*
+                registry
+            }
+        }
+    };
+}
+
+built_in! {
+    "cache" ["cache", "memory", "ttl_cache"] persist_cache::CacheBackend;
+    "file" ["file", "files", "fs"] persist_file::FileBackend;
+}
+
+/// Which types a configuration may name, and what serves each.
+///
+/// A program adds its own backend with one call:
+///
+/// ```
+/// # fn example<MyBackend: persist_core::Backend>() {
+/// let mut registry = persist_manager::Registry::default();
+/// registry.register::<MyBackend>();
+/// let options = persist_manager::LoadOptions::new().registry(registry);
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Registry(BTreeMap<&'static str, Arc<dyn Kind>>);
+
+impl Registry {
+    /// No types at all.
+    pub fn new() -> Self {
+        Self(BTreeMap::new())
+    }
+
+    /// Lets a backend serve its type and its aliases; what served them before no longer does.
+    pub fn register<B: Backend>(&mut self) -> &mut Self {
+        let kind: Arc<dyn Kind> = Arc::new(KindOf::<B>(PhantomData));
+        for name in B::ALIASES.iter().chain([&B::TYPE]) {
+            self.0.insert(name, Arc::clone(&kind));
+        }
+        self
+    }
+
+    /// The types that can be named, without aliases, in alphabetical order.
+    pub fn types(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().filter(|(name, kind)| kind.name() == **name).map(|(name, _)| *name)
+    }
+
+    /// The JSON Schema of the configurations that it can read, for editors.
+    pub fn schema(&self) -> serde_json::Value {
+        crate::schema::schema(self)
+    }
+
+    /// What serves a type.
+    ///
+    /// # Errors
+    /// In words: the cargo feature that is missing, or the nearest type that is there.
+    pub(crate) fn kind(&self, name: &str) -> Result<&dyn Kind, String> {
+        if let Some(kind) = self.0.get(name) {
+            return Ok(kind.as_ref());
+        }
+        match BUILT_IN.iter().find(|built_in| built_in.types.contains(&name)) {
+            Some(BuiltIn { compiled: true, .. }) => Err(format!(
+                "the type `{name}` is not registered by this program; it should begin with `Registry::default()`"
+            )),
+            Some(BuiltIn { feature, .. }) => Err(format!(
+                "the type `{name}` is not compiled into this program; build it with the cargo feature `{feature}`"
+            )),
+            None => Err(format!("unknown type `{name}`{}", hint(name, self.0.keys().copied()))),
+        }
+    }
+
+    /// What serves each type, without aliases.
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &dyn Kind> {
+        self.types().map(|name| self.0[name].as_ref())
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Registry").field(&self.types().collect::<Vec<_>>()).finish()
+    }
+}
+
+/// A backend without its types.
+pub(crate) trait Kind: Send + Sync {
+    /// What stands after `type:`.
+    fn name(&self) -> &'static str;
+
+    /// Other words for it.
+    fn aliases(&self) -> &'static [&'static str];
+
+    /// Reads and checks a section from which `type` was taken out.
+    fn read(&self, section: &Node, context: &Context<'_>) -> Result<Box<dyn Settings>, ConfigError>;
+
+    /// The schema of a section without `type`.
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
+}
+
+/// A section that was read and checked.
+pub(crate) trait Settings: Send {
+    /// Opens the storage.
+    fn open<'a>(
+        self: Box<Self>,
+        name: &'a str,
+        context: &'a OpenContext,
+    ) -> BoxFuture<'a, Result<Arc<dyn BaseStorage>>>;
+
+    /// All that was set, defaults included; secrets are redacted by their types.
+    fn show(&self) -> Result<serde_json::Value, serde_json::Error>;
+}
+
+struct KindOf<B>(PhantomData<fn() -> B>);
+
+impl<B: Backend> Kind for KindOf<B> {
+    fn name(&self) -> &'static str {
+        B::TYPE
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        B::ALIASES
+    }
+
+    fn read(&self, section: &Node, context: &Context<'_>) -> Result<Box<dyn Settings>, ConfigError> {
+        let config = B::Config::deserialize(NodeDeserializer::new(section, context))?;
+        B::check(&config).map_err(|message| ConfigError::new(&section.place, message))?;
+        Ok(Box::new(SettingsOf::<B>(config)))
+    }
+
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<B::Config>()
+    }
+}
+
+struct SettingsOf<B: Backend>(B::Config);
+
+impl<B: Backend> Settings for SettingsOf<B> {
+    fn open<'a>(
+        self: Box<Self>,
+        name: &'a str,
+        context: &'a OpenContext,
+    ) -> BoxFuture<'a, Result<Arc<dyn BaseStorage>>> {
+        async move { B::open(name, self.0, context).await }.boxed()
+    }
+
+    fn show(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table knows the types of a backend that is not compiled in; it must say the same as the backend.
+    #[test]
+    fn the_table_says_what_the_backends_say() {
+        for kind in Registry::default().kinds() {
+            let mut said: Vec<&str> =
+                [kind.name()].into_iter().chain(kind.aliases().iter().copied()).collect();
+            let entry = BUILT_IN.iter().find(|built_in| built_in.types.contains(&kind.name()));
+            let mut listed = entry.map(|built_in| built_in.types.to_vec()).unwrap_or_default();
+            said.sort_unstable();
+            listed.sort_unstable();
+            assert_eq!(listed, said);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! The manager from outside: configurations in, plans, errors and storages out.
+
+#![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+mod hostile;
+mod layering;
+mod lifecycle;
+mod positions;
+mod routing;
+mod schema;
+mod secrets;
+mod shown;
+mod support;
+mod types;

@@ -1,0 +1,33 @@
+# Recipes for people who work on persist; `just` lists them.
+
+default:
+    @just --list
+
+# Everything that must pass before a change lands.
+ci:
+    bash .ci/run
+
+# All tests and examples.
+test:
+    bash tests/run
+
+# Formatting and lints, quickly.
+lint:
+    cargo fmt --all
+    cargo clippy --workspace --exclude persist-benches --all-targets --all-features -- -D warnings
+
+# Ten times as many kills, power cuts and faults.
+crash scale="10":
+    PERSIST_CRASH_SCALE={{scale}} cargo test -p persist-file --test crash
+
+# The same work over every backend and its peers.
+bench *args:
+    cargo run --release -p persist-benches -- {{args}}
+
+# The documents that come from code.
+generate:
+    UPDATE_SCHEMA=1 cargo test -p persist-manager
+
+# Licences, sources and bans (needs cargo-deny).
+deny:
+    cargo deny --all-features check licenses bans sources

@@ -1,0 +1,58 @@
+//! One trait, every store.
+//!
+//! `persist` keeps the state of a program (documents, bytes, n-dimensional arrays) behind one small trait,
+//! [`BaseStorage`], in storages that a YAML file names. A [`StorageManager`] opens that file:
+//!
+//! ```
+//! use persist::{Result, StorageExt, StorageManager, StoreOptions, Value};
+//!
+//! # #[cfg(feature = "cache")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<()> {
+//! let manager = StorageManager::from_yaml(
+//!     "
+//!     persistence:
+//!       storages:
+//!         hot: { type: cache, ttl: 1h }
+//!     ",
+//! )
+//! .await?;
+//!
+//! // By name, by route or by default; here there is only one storage.
+//! let hot = manager.storage("hot")?;
+//! hot.put("users/alice", &["admin"]).await?;
+//! let roles: Option<Vec<String>> = hot.get("users/alice").await?;
+//! assert_eq!(roles, Some(vec!["admin".to_owned()]));
+//!
+//! manager.store("note", Value::bytes("raw"), StoreOptions::new()).await?;
+//! manager.close().await?;
+//! # Ok(()) }
+//! # #[cfg(not(feature = "cache"))]
+//! # fn main() {}
+//! ```
+//!
+//! Features: `file` and `cache` (both on by default), one for each backend; `full` is all of them.
+
+pub use persist_core::*;
+pub use persist_manager::{Environment, LoadOptions, Plan, Registry, Router, StorageManager};
+
+#[cfg(feature = "cache")]
+pub use persist_cache as cache;
+#[cfg(feature = "file")]
+pub use persist_file as file;
+
+/// The examples in the documents are compiled, and run where they can be.
+#[cfg(all(doctest, feature = "file", feature = "cache"))]
+mod documents {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../docs/guide.md")]
+    struct Guide;
+
+    #[doc = include_str!("../docs/configuration.md")]
+    struct Configuration;
+
+    #[doc = include_str!("../docs/adding-a-backend.md")]
+    struct AddingABackend;
+}
