@@ -1,0 +1,1 @@
+//! A SQLite database: one group-committing writer, a pool of readers.
