@@ -9,7 +9,7 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 use persist_core::{Checksum, ManualClock, Timestamp};
 use persist_sqlite::migration::{
-    Direction, HISTORY_SCHEMA, HISTORY_TABLE, Migration, MigrationError, MigrationState, Migrations, Target,
+    Direction, HISTORY_SCHEMA, HISTORY_TABLE, Migration, MigrationProblem, MigrationState, Migrations, Target,
 };
 use persist_sqlite::rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
@@ -113,7 +113,10 @@ fn up_and_down() {
     assert_eq!(count(&db, "a"), 2);
     // A version that is not applied is above, not below.
     let error = set.down(&mut db, "1.2.0").unwrap_err();
-    assert!(matches!(&error, MigrationError::NoSuchVersion { asked, .. } if asked == "1.2.0"), "{error}");
+    assert!(
+        matches!(error.problem(), MigrationProblem::NoSuchVersion { asked, .. } if asked == "1.2.0"),
+        "{error}"
+    );
     assert_eq!(set.to(&mut db, &version("1.2.0")).unwrap().len(), 1);
     assert_eq!(set.up(&mut db).unwrap().len(), 1);
     assert_eq!(schema(&db), full);
@@ -138,7 +141,10 @@ fn failure() {
     let wrong = set([first(), wrong, third()]);
     for _ in 0..2 {
         let error = wrong.up(&mut db).unwrap_err();
-        assert!(matches!(error, MigrationError::Failed { direction: Direction::Up, .. }), "{error}");
+        assert!(
+            matches!(error.problem(), MigrationProblem::Failed { direction: Direction::Up, .. }),
+            "{error}"
+        );
         let text = error.to_string();
         assert!(text.contains(r#"1.2.0 "more" failed on its way up"#), "{text}");
         assert!(text.contains("no such table: nowhere"), "{text}");
@@ -155,7 +161,10 @@ fn failure() {
     // The same on the way down.
     let wrong = Migration::new("1.10.0", "index", "CREATE INDEX a_y ON a (y);").down("DROP INDEX nowhere;");
     let error = set([first(), second(), wrong]).down(&mut db, "1.2.0").unwrap_err();
-    assert!(matches!(error, MigrationError::Failed { direction: Direction::Down, .. }), "{error}");
+    assert!(
+        matches!(error.problem(), MigrationProblem::Failed { direction: Direction::Down, .. }),
+        "{error}"
+    );
     assert_eq!(versions(&db, &corrected), ["1.0.0", "1.2.0", "1.10.0"]);
     assert_eq!(corrected.down(&mut db, "1.2.0").unwrap().len(), 1);
 }
@@ -190,11 +199,13 @@ fn changed() {
     let before = schema(&db);
     for target in [Target::Newest, Target::Nothing, version("1.0.0")] {
         let error = set.to(&mut db, &target).unwrap_err();
-        let MigrationError::Changed { applied, .. } = &error else { panic!("{error}") };
+        let MigrationProblem::Changed { applied, .. } = error.problem() else { panic!("{error}") };
         assert_eq!(*applied, Checksum::of(&[BASE.as_bytes()]));
         assert!(error.to_string().contains(r#"the text of 1.0.0 "base" was changed"#), "{error}");
-        assert!(matches!(set.plan(&db, &target), Err(MigrationError::Changed { .. })));
-        assert!(matches!(set.dry_run(&mut db, &target), Err(MigrationError::Changed { .. })));
+        let error = set.plan(&db, &target).unwrap_err();
+        assert!(matches!(error.problem(), MigrationProblem::Changed { .. }), "{error}");
+        let error = set.dry_run(&mut db, &target).unwrap_err();
+        assert!(matches!(error.problem(), MigrationProblem::Changed { .. }), "{error}");
     }
     assert_eq!(schema(&db), before);
     let at = Timestamp::from_millis(1_000);
@@ -267,7 +278,7 @@ fn no_commit() {
     let mut busy = memory();
     busy.execute_batch("BEGIN").unwrap();
     let error = set([first()]).up(&mut busy).unwrap_err();
-    assert!(matches!(error, MigrationError::InTransaction { .. }), "{error}");
+    assert!(matches!(error.problem(), MigrationProblem::InTransaction), "{error}");
 }
 
 fn dry_run() {
@@ -343,7 +354,8 @@ fn damaged() {
         db.execute(&format!("UPDATE persist_migrations SET {column} = {value} WHERE id = 2"), []).unwrap();
         let error = set.up(&mut db).unwrap_err().to_string();
         assert!(error.contains(&format!("line 2 of persist_migrations has no proper {column}")), "{error}");
-        assert!(matches!(set.status(&db), Err(MigrationError::Damaged { .. })));
+        let error = set.status(&db).unwrap_err();
+        assert!(matches!(error.problem(), MigrationProblem::Damaged { .. }), "{error}");
     }
 }
 
@@ -362,7 +374,7 @@ fn read_only() {
     writer.execute_batch("BEGIN IMMEDIATE").unwrap();
     let hasty = set.wait(Duration::from_millis(50));
     let error = hasty.down(&mut Connection::open(&path).unwrap(), "1.0.0").unwrap_err();
-    assert!(matches!(error, MigrationError::Locked { .. }), "{error}");
+    assert!(matches!(error.problem(), MigrationProblem::Locked { .. }), "{error}");
 }
 
 /// Ten migrations, each of several statements and long enough to be met in the middle.

@@ -5,25 +5,45 @@ use super::{Direction, SchemaVersion};
 
 /// Why a schema was not migrated. Whatever it is, the file is as it was before the migration named.
 #[derive(Debug, Error)]
+#[error("migrations {set:?}: {problem}")]
+pub struct MigrationError {
+    set: String,
+    problem: Box<MigrationProblem>,
+}
+
+impl MigrationError {
+    pub(super) fn new(set: &str, problem: MigrationProblem) -> Self {
+        Self { set: set.to_owned(), problem: Box::new(problem) }
+    }
+
+    /// The name of the set.
+    pub fn set(&self) -> &str {
+        &self.set
+    }
+
+    /// What is wrong.
+    pub fn problem(&self) -> &MigrationProblem {
+        &self.problem
+    }
+}
+
+/// What keeps a schema from being migrated.
+#[derive(Debug, Error)]
 #[non_exhaustive]
-pub enum MigrationError {
+pub enum MigrationProblem {
     /// The set itself is wrong: a mistake in the program.
-    #[error("migrations {set:?}: {message}")]
+    #[error("{message}")]
     Invalid {
-        /// The set.
-        set: String,
         /// What is wrong and what to write instead.
         message: String,
     },
 
     /// The file holds a migration that the program does not have.
     #[error(
-        "migrations {set:?}: the database holds {version} {name:?}, which this program does not know; \
+        "the database holds {version} {name:?}, which this program does not know; \
          use the program that made it, or a newer one (nothing was changed)"
     )]
     Unknown {
-        /// The set.
-        set: String,
         /// The version found.
         version: SchemaVersion,
         /// Its name, as it was recorded.
@@ -32,12 +52,10 @@ pub enum MigrationError {
 
     /// The text of a migration was changed after it had been applied.
     #[error(
-        "migrations {set:?}: the text of {version} {name:?} was changed after it was applied (applied {applied}, \
+        "the text of {version} {name:?} was changed after it was applied (applied {applied}, \
          now {now}); restore the text, and put the change into a new migration"
     )]
     Changed {
-        /// The set.
-        set: String,
         /// The migration.
         version: SchemaVersion,
         /// Its name.
@@ -50,12 +68,10 @@ pub enum MigrationError {
 
     /// A migration came in below one that is already applied.
     #[error(
-        "migrations {set:?}: {version} {name:?} is not applied, but {newest} above it is; \
+        "{version} {name:?} is not applied, but {newest} above it is; \
          give it a version above {newest}"
     )]
     OutOfOrder {
-        /// The set.
-        set: String,
         /// The migration.
         version: SchemaVersion,
         /// Its name.
@@ -65,10 +81,8 @@ pub enum MigrationError {
     },
 
     /// A version was asked for that is in no migration of the set.
-    #[error("migrations {set:?}: there is no version {asked}; there are: {known}")]
+    #[error("there is no version {asked}; there are: {known}")]
     NoSuchVersion {
-        /// The set.
-        set: String,
         /// What was asked for.
         asked: String,
         /// All versions, separated by commas.
@@ -76,10 +90,8 @@ pub enum MigrationError {
     },
 
     /// A migration on the way down says nothing of how it is undone.
-    #[error("migrations {set:?}: {version} {name:?} cannot be undone, because it has no `down`; add one")]
+    #[error("{version} {name:?} cannot be undone, because it has no `down`; add one")]
     Irreversible {
-        /// The set.
-        set: String,
         /// The migration.
         version: SchemaVersion,
         /// Its name.
@@ -88,12 +100,10 @@ pub enum MigrationError {
 
     /// The statements of a migration failed. It was rolled back as a whole; correct it and run it again.
     #[error(
-        "migrations {set:?}: {version} {name:?} failed on its way {direction} and was rolled back: {message}; \
+        "{version} {name:?} failed on its way {direction} and was rolled back: {message}; \
          correct it and run it again"
     )]
     Failed {
-        /// The set.
-        set: String,
         /// The migration.
         version: SchemaVersion,
         /// Its name.
@@ -106,40 +116,31 @@ pub enum MigrationError {
 
     /// The history in the file cannot be understood.
     #[error(
-        "migrations {set:?}: the history in the database is damaged: {message}; restore it from a backup \
+        "the history in the database is damaged: {message}; restore it from a backup \
          (nothing was changed)"
     )]
     Damaged {
-        /// The set.
-        set: String,
         /// What is wrong with it.
         message: String,
     },
 
     /// Somebody else held the database for too long.
     #[error(
-        "migrations {set:?}: another connection has been writing for longer than {waited:?}; \
+        "another connection has been writing for longer than {waited:?}; \
          try again, or wait longer (`Migrations::wait`)"
     )]
     Locked {
-        /// The set.
-        set: String,
         /// How long it waited.
         waited: std::time::Duration,
     },
 
     /// The connection has a transaction open, in which no migration can have its own.
-    #[error("migrations {set:?}: the connection has a transaction open; end it first")]
-    InTransaction {
-        /// The set.
-        set: String,
-    },
+    #[error("the connection has a transaction open; end it first")]
+    InTransaction,
 
     /// The database failed while the history was read or written.
-    #[error("migrations {set:?}: the history cannot be {what}: {source}")]
+    #[error("the history cannot be {what}: {source}")]
     Database {
-        /// The set.
-        set: String,
         /// Read or written.
         what: &'static str,
         /// What the database says.

@@ -4,7 +4,7 @@ use persist_core::{Checksum, Timestamp};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::{Direction, MigrationError, SchemaVersion};
+use super::{Direction, MigrationError, MigrationProblem, SchemaVersion};
 
 /// The name of the table.
 pub const HISTORY_TABLE: &str = "persist_migrations";
@@ -46,7 +46,7 @@ impl History {
     /// Reads it; empty where there is none yet.
     pub(super) fn read(connection: &Connection, set: &str) -> Result<Self, MigrationError> {
         let rows = rows(connection, set).map_err(|source| database(set, "read", source))?;
-        let damaged = |message| MigrationError::Damaged { set: set.to_owned(), message };
+        let damaged = |message| MigrationError::new(set, MigrationProblem::Damaged { message });
         rows.into_iter().collect::<Result<_, String>>().map(Self).map_err(damaged)
     }
 
@@ -73,7 +73,7 @@ impl History {
 
 /// An error of the database around the history.
 pub(super) fn database(set: &str, what: &'static str, source: rusqlite::Error) -> MigrationError {
-    MigrationError::Database { set: set.to_owned(), what, source }
+    MigrationError::new(set, MigrationProblem::Database { what, source })
 }
 
 fn exists(connection: &Connection) -> rusqlite::Result<bool> {

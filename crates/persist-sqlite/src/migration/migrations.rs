@@ -8,7 +8,7 @@ use rusqlite::{Connection, ErrorCode, Transaction};
 use super::guard::{Guard, run};
 use super::history::{History, Record, database};
 use super::plan::{Comparison, Todo, no_such_version};
-use super::{MigrationError, SchemaVersion, Status, Step, Target};
+use super::{MigrationError, MigrationProblem, SchemaVersion, Status, Step, Target};
 
 /// How long a lock of another process is waited for unless told otherwise.
 const WAIT: Duration = Duration::from_secs(60);
@@ -64,7 +64,7 @@ impl Migrations {
         migrations: impl IntoIterator<Item = Migration>,
     ) -> Result<Self, MigrationError> {
         let set = set.into();
-        let invalid = |message: String| MigrationError::Invalid { set: set.clone(), message };
+        let invalid = |message: String| MigrationError::new(&set, MigrationProblem::Invalid { message });
         if set.is_empty() {
             return Err(invalid("the set has no name; give it the name of the program or module".to_owned()));
         }
@@ -220,7 +220,7 @@ impl Migrations {
 
     fn guard<'c>(&self, connection: &'c mut Connection) -> Result<Guard<'c>, MigrationError> {
         if !connection.is_autocommit() {
-            return Err(MigrationError::InTransaction { set: self.set.clone() });
+            return Err(self.error(MigrationProblem::InTransaction));
         }
         Guard::new(connection, self.wait).map_err(|source| database(&self.set, "read", source))
     }
@@ -228,20 +228,23 @@ impl Migrations {
     fn begin_error(&self, error: rusqlite::Error) -> MigrationError {
         match error.sqlite_error_code() {
             Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-                MigrationError::Locked { set: self.set.clone(), waited: self.wait }
+                self.error(MigrationProblem::Locked { waited: self.wait })
             }
             _ => database(&self.set, "written", error),
         }
     }
 
     fn failed(&self, todo: &Todo<'_>, message: String) -> MigrationError {
-        MigrationError::Failed {
-            set: self.set.clone(),
+        self.error(MigrationProblem::Failed {
             version: todo.version.clone(),
             name: todo.migration.name.to_string(),
             direction: todo.direction,
             message,
-        }
+        })
+    }
+
+    fn error(&self, problem: MigrationProblem) -> MigrationError {
+        MigrationError::new(&self.set, problem)
     }
 }
 

@@ -41,7 +41,7 @@ mod plan;
 mod status;
 mod step;
 
-pub use error::MigrationError;
+pub use error::{MigrationError, MigrationProblem};
 pub use history::{HISTORY_SCHEMA, HISTORY_TABLE, Record};
 pub use migrations::{Migration, Migrations};
 pub use plan::Target;

@@ -3,7 +3,7 @@
 use persist_core::Checksum;
 
 use super::history::History;
-use super::{Direction, Migration, MigrationError, SchemaVersion};
+use super::{Direction, Migration, MigrationError, MigrationProblem, SchemaVersion};
 
 /// How far to migrate, up or down.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +45,9 @@ impl<'a> Comparison<'a> {
         let (keep, above) = self.migrations.split_at(kept);
         let mut todo = Vec::new();
         for (version, migration) in above.iter().rev().filter(|(version, _)| self.is_applied(version)) {
-            let text = migration.down.as_deref().ok_or_else(|| MigrationError::Irreversible {
-                set: self.set.to_owned(),
-                version: version.clone(),
-                name: migration.name.to_string(),
+            let text = migration.down.as_deref().ok_or_else(|| {
+                let (version, name) = (version.clone(), migration.name.to_string());
+                self.error(MigrationProblem::Irreversible { version, name })
             })?;
             todo.push(Todo { version, migration, direction: Direction::Down, text });
         }
@@ -70,6 +69,10 @@ impl<'a> Comparison<'a> {
         }
     }
 
+    fn error(&self, problem: MigrationProblem) -> MigrationError {
+        MigrationError::new(self.set, problem)
+    }
+
     fn is_applied(&self, version: &SchemaVersion) -> bool {
         self.history.applied(version).is_some()
     }
@@ -79,21 +82,14 @@ impl<'a> Comparison<'a> {
         for record in &applied {
             let known = self.migrations.iter().find(|(version, _)| *version == record.version);
             let Some((version, migration)) = known else {
-                return Err(MigrationError::Unknown {
-                    set: self.set.to_owned(),
-                    version: record.version.clone(),
-                    name: record.name.clone(),
-                });
+                let (version, name) = (record.version.clone(), record.name.clone());
+                return Err(self.error(MigrationProblem::Unknown { version, name }));
             };
             let now = Checksum::of(&[migration.up.as_bytes()]);
             if now != record.checksum {
-                return Err(MigrationError::Changed {
-                    set: self.set.to_owned(),
-                    version: version.clone(),
-                    name: migration.name.to_string(),
-                    applied: record.checksum,
-                    now,
-                });
+                let (version, name) = (version.clone(), migration.name.to_string());
+                let applied = record.checksum;
+                return Err(self.error(MigrationProblem::Changed { version, name, applied, now }));
             }
         }
         match applied.last() {
@@ -106,12 +102,11 @@ impl<'a> Comparison<'a> {
         let below = self.migrations.iter().take_while(|(version, _)| version < newest);
         match below.into_iter().find(|(version, _)| !self.is_applied(version)) {
             None => Ok(()),
-            Some((version, migration)) => Err(MigrationError::OutOfOrder {
-                set: self.set.to_owned(),
+            Some((version, migration)) => Err(self.error(MigrationProblem::OutOfOrder {
                 version: version.clone(),
                 name: migration.name.to_string(),
                 newest: newest.clone(),
-            }),
+            })),
         }
     }
 }
@@ -123,9 +118,6 @@ pub(super) fn no_such_version(
     asked: impl ToString,
 ) -> MigrationError {
     let known: Vec<String> = migrations.iter().map(|(version, _)| version.to_string()).collect();
-    MigrationError::NoSuchVersion {
-        set: set.to_owned(),
-        asked: asked.to_string(),
-        known: if known.is_empty() { "none".to_owned() } else { known.join(", ") },
-    }
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    MigrationError::new(set, MigrationProblem::NoSuchVersion { asked: asked.to_string(), known })
 }
