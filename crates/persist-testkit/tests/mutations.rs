@@ -130,7 +130,7 @@ const BROKEN_BY: &[(Bug, &str)] = &[
     (Bug::TagsMerged, "C125"),
     (Bug::TagsOneKib, "C126"),
     (Bug::TagsUnlimited, "C127"),
-    (Bug::LosesTags, "C124 C189"),
+    (Bug::LosesTags, "C124"),
     (Bug::LosesEncodings, "C128"),
     (Bug::WorksAfterClose, "C129"),
     (Bug::SecondCloseFails, "C130"),
