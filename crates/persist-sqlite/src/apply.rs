@@ -218,7 +218,8 @@ impl<'t> Transaction<'t> {
         }
         let metadata = self.descriptor.touched_metadata(&head.metadata, expiry);
         let seal = seal_of(key.as_bytes(), &metadata, &head.notes());
-        let sql = "UPDATE entries SET version = ?1, modified_at = ?2, expires_at = ?3, seal = ?4 WHERE id = ?5";
+        let sql =
+            "UPDATE entries SET version = ?1, modified_at = ?2, expires_at = ?3, seal = ?4 WHERE id = ?5";
         self.connection.prepare_cached(sql)?.execute((
             metadata.version.as_u64().cast_signed(),
             metadata.modified_at.as_millis(),
@@ -246,7 +247,9 @@ impl<'t> Transaction<'t> {
     }
 
     fn remove(&self, key: &Key) -> rusqlite::Result<()> {
-        self.connection.prepare_cached("DELETE FROM entries WHERE key = ?1")?.execute([Text(key.as_bytes())])?;
+        self.connection
+            .prepare_cached("DELETE FROM entries WHERE key = ?1")?
+            .execute([Text(key.as_bytes())])?;
         Ok(())
     }
 

@@ -112,10 +112,15 @@ impl Database {
 
     /// What [`connect`](Self::connect) opens: SQLite's address of the file and how.
     pub(crate) fn address(&self, role: Role) -> (String, OpenFlags) {
-        let flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
+        let flags =
+            OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         match (self.access, role) {
-            (Access::ReadWrite, Role::Writer) => (uri(&self.path, ""), flags | OpenFlags::SQLITE_OPEN_READ_WRITE),
-            (Access::Immutable, _) => (uri(&self.path, "?immutable=1"), flags | OpenFlags::SQLITE_OPEN_READ_ONLY),
+            (Access::ReadWrite, Role::Writer) => {
+                (uri(&self.path, ""), flags | OpenFlags::SQLITE_OPEN_READ_WRITE)
+            }
+            (Access::Immutable, _) => {
+                (uri(&self.path, "?immutable=1"), flags | OpenFlags::SQLITE_OPEN_READ_ONLY)
+            }
             _ => (uri(&self.path, ""), flags | OpenFlags::SQLITE_OPEN_READ_ONLY),
         }
     }
@@ -123,7 +128,8 @@ impl Database {
     /// Settings of a connection, the safe ones before the first page is read.
     pub(crate) fn set_up(&self, connection: &Connection, role: Role) -> rusqlite::Result<()> {
         harden(connection)?;
-        connection.busy_timeout(self.config.busy_timeout.0.min(Duration::from_secs(i32::MAX as u64 / 1000)))?;
+        connection
+            .busy_timeout(self.config.busy_timeout.0.min(Duration::from_secs(i32::MAX as u64 / 1000)))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
         let half = self.config.cache_size.0 / 2;
         let cache = if role == Role::Writer { half } else { half / u64::from(self.config.pool_size) };
@@ -141,7 +147,8 @@ impl Database {
     }
 
     fn set_up_writer(&self, connection: &Connection) -> rusqlite::Result<()> {
-        let mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
         if mode != "wal" {
             let message = format!("the journal mode stays {mode}; the disk does not let SQLite use a log");
             return Err(rusqlite::Error::SqliteFailure(
@@ -192,7 +199,8 @@ impl Database {
     /// Looks at the main file alone, as if nobody could change it, so that no log is replayed into, or because of, a file
     /// that is not ours; and through SQLite, because closing a descriptor of our own would drop its locks.
     fn check_before_use(&self, descriptor: &Descriptor) -> Result<()> {
-        let flags = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let flags =
+            OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
         let looked = Connection::open_with_flags(uri(&self.path, "?immutable=1"), flags)
             .and_then(|connection| harden(&connection).map(|()| connection))
             .map_err(Mismatch::from)
@@ -228,14 +236,15 @@ impl Database {
             Mismatch::Sqlite(cause) => sqlite(descriptor, "open", &format!("the database {path}"), cause),
             Mismatch::Foreign(what) => error(
                 ErrorKind::InvalidConfig,
-                format!("the database {path} was not made by persist ({what}); give the storage another path"),
+                format!(
+                    "the database {path} was not made by persist ({what}); give the storage another path"
+                ),
             ),
-            Mismatch::Newer(version) => error(
+            Mismatch::Newer(what) => error(
                 ErrorKind::Unsupported,
                 format!(
-                    "the database {path} has schema {version}, and this program knows up to {}; it was not touched: \
-                     open it with the newer persist that wrote it",
-                    schema::VERSION
+                    "the database {path} was written by a newer persist ({what}); it was not touched: open it with \
+                     the program that wrote it"
                 ),
             ),
             Mismatch::Altered(what) => error(
@@ -303,8 +312,10 @@ fn empty(descriptor: &Descriptor, path: &Path) -> persist_core::StorageError {
 /// Makes a new database: whole and on the disk before it has its name, so that neither a power cut nor another process
 /// meets half of one. Whoever comes second finds it there.
 fn create(path: &Path, config: &SqliteConfig, descriptor: &Descriptor) -> Result<()> {
-    let image = image(config)
-        .map_err(|error| sqlite(descriptor, "open", &format!("the new database {}", path.display()), error))?;
+    let image = image(config).map_err(|mismatch| {
+        let message = format!("the new database {} cannot be made: {mismatch:?}", path.display());
+        descriptor.error(ErrorKind::Internal, "open", message)
+    })?;
     let fail = |error| system(descriptor, "open", &format!("the new database {}", path.display()), error);
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -316,16 +327,20 @@ fn create(path: &Path, config: &SqliteConfig, descriptor: &Descriptor) -> Result
 
 /// The bytes of a new database. The journal mode is written into its header, because a database in memory has none: 2
 /// in bytes 18 and 19 means WAL (SQLite's file format, section 1.3).
-fn image(config: &SqliteConfig) -> rusqlite::Result<Vec<u8>> {
-    let connection = Connection::open_in_memory()?;
+fn image(config: &SqliteConfig) -> std::result::Result<Vec<u8>, Mismatch> {
+    let mut connection = Connection::open_in_memory()?;
     connection.pragma_update(None, "page_size", config.page_size.0.cast_signed())?;
-    connection.pragma_update(None, "auto_vacuum", match config.auto_vacuum {
-        AutoVacuum::None => "none",
-        AutoVacuum::Full => "full",
-        AutoVacuum::Incremental => "incremental",
-    })?;
+    connection.pragma_update(
+        None,
+        "auto_vacuum",
+        match config.auto_vacuum {
+            AutoVacuum::None => "none",
+            AutoVacuum::Full => "full",
+            AutoVacuum::Incremental => "incremental",
+        },
+    )?;
     connection.pragma_update(None, "encoding", "UTF-8")?;
-    schema::create(&connection)?;
+    schema::create(&mut connection)?;
     let mut image = connection.serialize(MAIN_DB)?.to_vec();
     if let Some(modes) = image.get_mut(18..20) {
         modes.fill(2);
@@ -335,7 +350,8 @@ fn image(config: &SqliteConfig) -> rusqlite::Result<Vec<u8>> {
 
 /// Makes missing folders, for this user alone, and forces each into the folder above it.
 fn make_folders(folder: &Path) -> std::io::Result<()> {
-    let missing: Vec<&Path> = folder.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
+    let missing: Vec<&Path> =
+        folder.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
     for folder in missing.into_iter().rev() {
         match std::fs::DirBuilder::new().mode(0o700).create(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
@@ -395,7 +411,9 @@ fn uri(path: &Path, query: &str) -> String {
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => uri.push(char::from(*byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'/' | b'-' | b'_' | b'.' => {
+                uri.push(char::from(*byte))
+            }
             _ => drop(write!(uri, "%{byte:02X}")),
         }
     }

@@ -8,15 +8,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use persist_core::{Descriptor, ErrorKind, Result, StorageError};
+use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::hooks::Wal;
-use rusqlite::Connection;
 
 use crate::apply::Transaction;
 use crate::change::{Answer, Change};
-use crate::database::{Database, Role};
 use crate::config::Durability;
+use crate::database::{Database, Role};
 use crate::error::{kind_of, sqlite, system};
 use crate::writer::Report;
 
@@ -163,7 +163,8 @@ impl Engine {
         let deadline = Instant::now() + self.database.config().busy_timeout.0;
         let mut pause = Duration::from_micros(50);
         loop {
-            let begun = self.connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute(()));
+            let begun =
+                self.connection.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute(()));
             match begun {
                 Err(error) if is_busy(&error) && Instant::now() < deadline => {
                     Report::count(&self.report.busy_waits, 1);
@@ -189,10 +190,8 @@ impl Engine {
     /// makes it count. Any other error may have come after that page was written: then nobody knows, and since the
     /// kernel forgets what an fsync could not write, nothing that is written later could be trusted either.
     fn judge(&self, error: rusqlite::Error) -> Failure {
-        let certain = matches!(
-            error.sqlite_error_code(),
-            Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)
-        );
+        let certain =
+            matches!(error.sqlite_error_code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy));
         if certain {
             return self.undo(error);
         }
@@ -294,9 +293,10 @@ impl Engine {
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
         let descriptor = self.descriptor;
-        let closed = self.connection.close().map_err(|(_, error)| {
-            sqlite(&descriptor, "close", "the database cannot be closed", error)
-        });
+        let closed = self
+            .connection
+            .close()
+            .map_err(|(_, error)| sqlite(&descriptor, "close", "the database cannot be closed", error));
         // A full disk keeps the log from being copied, and nothing is lost by that: it stays.
         match copied {
             Err(error) if error.kind() != ErrorKind::Capacity => Err(error.with_operation("close")),

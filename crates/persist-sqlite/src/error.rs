@@ -95,7 +95,8 @@ pub(crate) fn damage(
     key: Option<&Key>,
     what: &str,
 ) -> StorageError {
-    let message = format!("the row in the database is damaged ({what}); restore it from a backup or delete the key");
+    let message =
+        format!("the row in the database is damaged ({what}); restore it from a backup or delete the key");
     let error = descriptor.error(ErrorKind::Corruption, operation, message);
     match key {
         Some(key) => error.with_key(key),

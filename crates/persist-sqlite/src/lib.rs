@@ -27,6 +27,7 @@ mod database;
 mod engine;
 mod error;
 mod maintenance;
+pub mod migration;
 mod query;
 mod readers;
 mod row;
@@ -36,3 +37,6 @@ mod writer;
 
 pub use config::{AutoVacuum, Durability, MAX_VALUE, SqliteConfig};
 pub use storage::{SqliteBackend, SqliteStorage};
+
+/// The SQLite binding, in the version whose connections [`migration`] works on.
+pub use rusqlite;

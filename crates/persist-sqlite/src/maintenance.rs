@@ -95,7 +95,8 @@ pub(crate) fn stats(
     let now = descriptor.now().as_millis();
     let all = count("SELECT count(*) FROM entries", &[])?;
     let expired = count("SELECT count(*) FROM entries WHERE expires_at <= ?1", &[&now])?;
-    let pragma = |name: &str| -> rusqlite::Result<u64> { view.pragma_query_value(None, name, |row| row.get(0)) };
+    let pragma =
+        |name: &str| -> rusqlite::Result<u64> { view.pragma_query_value(None, name, |row| row.get(0)) };
     let page = pragma("page_size")?;
     let counters = BTreeMap::from([
         ("expired_keys", expired),

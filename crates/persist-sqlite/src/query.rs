@@ -61,7 +61,8 @@ impl ToSql for Text<'_> {
 }
 
 /// The metadata of one key.
-static SELECT_HEAD: LazyLock<String> = LazyLock::new(|| format!("SELECT {COLUMNS} FROM entries WHERE key = ?1"));
+static SELECT_HEAD: LazyLock<String> =
+    LazyLock::new(|| format!("SELECT {COLUMNS} FROM entries WHERE key = ?1"));
 
 /// The metadata and value of one key.
 static SELECT_ENTRY: LazyLock<String> =
@@ -70,7 +71,8 @@ static SELECT_ENTRY: LazyLock<String> =
 /// A range of keys from the index, and the row of each. Written as a join, because SQLite would take the key from the
 /// index alone.
 static LISTING: LazyLock<String> = LazyLock::new(|| {
-    let columns = COLUMNS.split(", ").map(|column| format!("e.{}", column.trim())).collect::<Vec<_>>().join(", ");
+    let columns =
+        COLUMNS.split(", ").map(|column| format!("e.{}", column.trim())).collect::<Vec<_>>().join(", ");
     format!(
         "SELECT {columns}, i.key, e.key FROM entries AS i LEFT JOIN entries AS e ON e.id = i.id \
          WHERE i.key >= ?1 AND i.key < ?2 ORDER BY i.key"

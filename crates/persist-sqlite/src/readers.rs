@@ -37,7 +37,8 @@ impl Readers {
         let manager = SqliteConnectionManager::file(uri)
             .with_flags(flags)
             .with_init(move |connection| for_init.set_up(connection, Role::Reader));
-        let threads = ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("persist-sqlite").build();
+        let threads =
+            ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("persist-sqlite").build();
         let pool = Pool::builder()
             .max_size(config.pool_size)
             .min_idle(Some(AT_HAND.min(config.pool_size)))

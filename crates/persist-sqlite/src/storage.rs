@@ -4,9 +4,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use persist_core::{
-    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, HealthStatus,
-    Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result, Stats, StorageError,
-    StoreItem, StoreOptions, Value, Verification, check_distinct,
+    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
+    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
+    Stats, StorageError, StoreItem, StoreOptions, Value, Verification, check_distinct,
 };
 use rusqlite::Connection;
 
@@ -237,7 +237,10 @@ impl BaseStorage for SqliteStorage {
     async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
         self.describe().admit("retrieve")?;
         let (wanted, now) = (key.clone(), self.describe().now());
-        self.read("retrieve", Some(key), move |connection, reach| query::entry(connection, &wanted, now, reach)).await
+        self.read("retrieve", Some(key), move |connection, reach| {
+            query::entry(connection, &wanted, now, reach)
+        })
+        .await
     }
 
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
@@ -250,7 +253,8 @@ impl BaseStorage for SqliteStorage {
         let limit = self.describe().admit_list(prefix, &options)?;
         let now = self.describe().now();
         let listing = Listing { prefix: prefix.to_owned(), after: options.after, limit };
-        self.read("list_keys", None, move |connection, reach| query::page(connection, &listing, now, reach)).await
+        self.read("list_keys", None, move |connection, reach| query::page(connection, &listing, now, reach))
+            .await
     }
 
     async fn metadata(&self, key: &Key) -> Result<Option<Metadata>> {
@@ -326,12 +330,11 @@ impl BaseStorage for SqliteStorage {
                 Err(error) => Err(error),
             };
             match done {
-                Ok(answers) => results.extend(
-                    batch
-                        .iter()
-                        .zip(answers)
-                        .map(|(key, answer)| answer.and_then(deleted_of).map_err(|error| error.with_key(key))),
-                ),
+                Ok(answers) => {
+                    results.extend(batch.iter().zip(answers).map(|(key, answer)| {
+                        answer.and_then(deleted_of).map_err(|error| error.with_key(key))
+                    }))
+                }
                 Err(error) => {
                     results.extend(batch.iter().map(|key| Err(again(&error, "delete").with_key(key))));
                 }

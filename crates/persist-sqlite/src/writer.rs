@@ -131,9 +131,8 @@ impl Writer {
         operation: &'static str,
         work: impl FnOnce(&mut Engine) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let task = |reply: Reply<Result<T>>| {
-            Job::Task(Box::new(move |engine| drop(reply.send(work(engine)))))
-        };
+        let task =
+            |reply: Reply<Result<T>>| Job::Task(Box::new(move |engine| drop(reply.send(work(engine)))));
         self.ask(operation, task).await?
     }
 

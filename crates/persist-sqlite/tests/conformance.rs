@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use persist_core::{BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, async_trait};
+use persist_core::{
+    BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, async_trait,
+};
 use persist_sqlite::{Durability, SqliteConfig, SqliteStorage};
 use persist_testkit::{Harness, Variant};
 use rusqlite::Connection;
@@ -67,9 +69,11 @@ impl Harness for Sqlite {
     async fn corrupt(&self, key: &Key) -> bool {
         let database = Connection::open(self.place.path().join("folder/main.db")).unwrap();
         database.busy_timeout(std::time::Duration::from_secs(5)).unwrap();
-        let found = database.query_row("SELECT kind, CAST(value AS BLOB) FROM entries WHERE key = ?1", [&**key], |row| {
-            Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?))
-        });
+        let found = database.query_row(
+            "SELECT kind, CAST(value AS BLOB) FROM entries WHERE key = ?1",
+            [&**key],
+            |row| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?)),
+        );
         let Ok((kind, mut value)) = found else { return false };
         let Some(last) = value.last_mut() else { return false };
         *last ^= 1;
