@@ -31,7 +31,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features: `file` and `cache` (both on by default), one for each backend; `full` is all of them.
+//! Features: `file`, `cache` and `sqlite` (all on by default), one for each backend; `full` is all of them.
 
 pub use persist_core::*;
 pub use persist_manager::{Environment, LoadOptions, Plan, Registry, Router, StorageManager};
@@ -40,9 +40,11 @@ pub use persist_manager::{Environment, LoadOptions, Plan, Registry, Router, Stor
 pub use persist_cache as cache;
 #[cfg(feature = "file")]
 pub use persist_file as file;
+#[cfg(feature = "sqlite")]
+pub use persist_sqlite as sqlite;
 
 /// The examples in the documents are compiled, and run where they can be.
-#[cfg(all(doctest, feature = "file", feature = "cache"))]
+#[cfg(all(doctest, feature = "file", feature = "cache", feature = "sqlite"))]
 mod documents {
     #[doc = include_str!("../README.md")]
     struct Readme;

@@ -15,8 +15,8 @@ fn an_unknown_type_is_named_with_the_nearest() {
         problem("storages:\n  a:\n    type: prob\n"),
         "<yaml>:3:11: storage \"a\": unknown type `prob`; did you mean `probe`?"
     );
-    let line = problem("storages:\n  a:\n    type: sqlite\n");
-    assert_eq!(line, "<yaml>:3:11: storage \"a\": unknown type `sqlite`; known: `probe`, `probing`");
+    let line = problem("storages:\n  a:\n    type: unheard\n");
+    assert_eq!(line, "<yaml>:3:11: storage \"a\": unknown type `unheard`; known: `probe`, `probing`");
 }
 
 #[test]
