@@ -226,9 +226,11 @@ impl<'a> Commit<'a> {
     }
 
     fn apply_journaled(&mut self, mut acts: Vec<Act>) -> Result<(), StorageError> {
-        let begun = self.begin(&acts);
-        begun.map_err(|errno| self.system("the change cannot be written down", errno))?;
-        self.writer.counters.journaled.fetch_add(1, Ordering::Relaxed);
+        self.sync_temps(&acts).map_err(|errno| self.writer.fail(self.place, self.operation, errno))?;
+        let actions = self.actions(&acts);
+        let actions = actions.map_err(|errno| self.system("the change cannot be written down", errno))?;
+        let written = self.writer.journal.write(&actions);
+        written.map_err(|errno| self.system("the change cannot be written down", errno))?;
         // From here on it will take place: now, or when the next one who takes the lock finishes it. So its temp
         // files must stay whatever happens.
         for act in &mut acts {
@@ -236,15 +238,32 @@ impl<'a> Commit<'a> {
                 temp.keep();
             }
         }
+        self.writer.counters.journaled.fetch_add(1, Ordering::Relaxed);
+        self.must_sync(self.writer.journal.sync())?;
         self.apply(acts, false).map_err(StorageError::with_outcome_unknown)?;
-        let synced = if self.writer.strict { self.sync() } else { Ok(()) };
-        let ended = synced.and_then(|()| self.writer.journal.end());
-        ended.map_err(|errno| self.writer.fail(self.place, self.operation, errno).with_outcome_unknown())
+        self.must_sync(if self.writer.strict { self.sync() } else { Ok(()) })?;
+        self.must_sync(self.writer.journal.end())
     }
 
-    /// Writes a change down. The names of its temp files must be on the disk before the journal that tells of them: a
-    /// temp file that is gone counts as renamed.
-    fn begin(&self, acts: &[Act]) -> Result<(), Errno> {
+    /// A change that is in the journal cannot be called off when a sync fails.
+    fn must_sync(&self, synced: Result<(), Errno>) -> Result<(), StorageError> {
+        synced.map_err(|errno| self.writer.fail(self.place, self.operation, errno).with_outcome_unknown())
+    }
+
+    /// The names of temp files must be on the disk before the journal that tells of them: a temp file that is gone
+    /// counts as renamed.
+    fn sync_temps(&self, acts: &[Act]) -> Result<(), Errno> {
+        if !self.writer.strict {
+            return Ok(());
+        }
+        for temp in acts.iter().filter_map(Act::temp) {
+            retry_on_intr(|| fsync(temp.folder()))?;
+        }
+        self.writer.session.sync_names()
+    }
+
+    /// What the journal says of a change.
+    fn actions(&self, acts: &[Act]) -> Result<Vec<Action>, Errno> {
         let mut actions = Vec::with_capacity(acts.len());
         for act in acts {
             match act {
@@ -260,13 +279,7 @@ impl<'a> Commit<'a> {
                 Act::Attribute { .. } => {}
             }
         }
-        if self.writer.strict {
-            for temp in acts.iter().filter_map(Act::temp) {
-                retry_on_intr(|| fsync(temp.folder()))?;
-            }
-            self.writer.session.sync_names()?;
-        }
-        self.writer.journal.begin(&actions)
+        Ok(actions)
     }
 
     fn apply(&mut self, acts: Vec<Act>, exchange: bool) -> Result<(), StorageError> {

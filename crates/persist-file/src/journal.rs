@@ -1,6 +1,7 @@
 //! Changes that take more than one step on disk (a transaction, a value that changes its kind) are written down
 //! first, so that whoever finds them half done finishes them. Byte by byte in `docs/formats/file.md`.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 use rustix::fs::{OFlags, fstat, fsync, ftruncate, renameat};
@@ -44,8 +45,9 @@ impl Journal {
         Ok(fstat(&self.file)?.st_size > 0)
     }
 
-    /// Writes a change down; from here on it will take place.
-    pub(crate) fn begin(&self, actions: &[Action]) -> Result<(), Errno> {
+    /// Writes a change down, which counts once [`sync`](Self::sync) has succeeded. After an error nothing was promised;
+    /// after a failed sync nobody knows, and the change will take place if the journal is found.
+    pub(crate) fn write(&self, actions: &[Action]) -> Result<(), Errno> {
         let bytes = encode(actions);
         let mut rest = &bytes[..];
         while !rest.is_empty() {
@@ -54,13 +56,13 @@ impl Journal {
                 Ok(written) => rest = &rest[written..],
                 Err(Errno::INTR) => {}
                 Err(error) => {
-                    // Nothing was promised yet; half a journal must not be left for others to puzzle over.
+                    // Half a journal promises nothing, but must not be left for others to puzzle over.
                     let _ = self.end();
                     return Err(error);
                 }
             }
         }
-        self.sync()
+        Ok(())
     }
 
     /// The change has taken place, as durably as is promised.
@@ -69,21 +71,29 @@ impl Journal {
         self.sync()
     }
 
-    /// Finishes what somebody else began. A journal that was cut off promised nothing and is dropped.
+    /// Finishes what somebody else began, and forces it to the disk.
     pub(crate) fn recover(&self, root: &Root) -> Result<(), Errno> {
-        let actions = self.read()?.unwrap_or_default();
-        for action in &actions {
-            let target = match action {
-                Action::Rename { temp, target } => {
-                    redo_rename(root, temp, target)?;
-                    target
-                }
-                Action::Unlink { target, version } => {
-                    redo_unlink(root, target, *version)?;
-                    target
-                }
+        let folders = self.redo(root)?;
+        self.settle(root, &folders)
+    }
+
+    /// Does what the journal says; gives the folders that changed. A journal that was cut off promised nothing.
+    pub(crate) fn redo(&self, root: &Root) -> Result<BTreeSet<String>, Errno> {
+        let mut folders = BTreeSet::new();
+        for action in self.read()?.unwrap_or_default() {
+            let target = match &action {
+                Action::Rename { temp, target } => redo_rename(root, temp, target).map(|()| target)?,
+                Action::Unlink { target, version } => redo_unlink(root, target, *version).map(|()| target)?,
             };
-            sync_up(root, split(target).0)?;
+            folders.insert(split(target).0.to_owned());
+        }
+        Ok(folders)
+    }
+
+    /// Forces what was redone to the disk and ends the journal.
+    pub(crate) fn settle(&self, root: &Root, folders: &BTreeSet<String>) -> Result<(), Errno> {
+        for folder in folders {
+            sync_up(root, folder)?;
         }
         self.end()
     }
@@ -101,7 +111,8 @@ impl Journal {
         Ok(decode(&bytes[..at]))
     }
 
-    fn sync(&self) -> Result<(), Errno> {
+    /// Forces what was written down to the disk, if the storage is strict.
+    pub(crate) fn sync(&self) -> Result<(), Errno> {
         if self.strict { retry_on_intr(|| fsync(&self.file)) } else { Ok(()) }
     }
 }
@@ -252,7 +263,7 @@ mod tests {
             Action::Unlink { target: "other.bin".into(), version: 1 },
             Action::Rename { temp: "gone".into(), target: "y".into() },
         ];
-        journal.begin(&actions).unwrap();
+        journal.write(&actions).unwrap();
         assert!(journal.pending().unwrap());
         for _ in 0..2 {
             journal.recover(&root).unwrap();

@@ -126,10 +126,10 @@ fn spread(temps: &OwnedFd) {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // What cannot be removed now is swept when the storage is next opened.
+        // Every temp file is gone by now, but for those that a pending journal tells of: they must stay until it is
+        // finished. What cannot be removed now is swept when the storage is next opened.
         for (slot, folder) in self.folders.iter().enumerate() {
-            if let Some(Some(folder)) = folder.get() {
-                let _ = empty(folder);
+            if let Some(Some(_)) = folder.get() {
                 let _ = unlinkat(&self.temps, self.folder_name(slot), AtFlags::REMOVEDIR);
             }
         }

@@ -184,18 +184,14 @@ impl Writer {
         operation: &'static str,
     ) -> Result<Held<'a>, StorageError> {
         let held = self.lock.acquire().map_err(|error| lock_error(place, operation, error))?;
-        let recovered = self
-            .journal
-            .pending()
-            .and_then(|pending| if pending { self.journal.recover(&place.root) } else { Ok(()) });
-        recovered.map_err(|errno| {
-            system(
-                &place.descriptor,
-                operation,
-                "a change that another process began cannot be finished",
-                errno,
-            )
-        })?;
+        self.check_failed(place, operation)?;
+        let what = "a change that was begun cannot be finished";
+        let unfinished = |errno| system(&place.descriptor, operation, what, errno);
+        if self.journal.pending().map_err(unfinished)? {
+            let folders = self.journal.redo(&place.root).map_err(unfinished)?;
+            let settled = self.journal.settle(&place.root, &folders);
+            settled.map_err(|errno| self.fail(place, operation, errno))?;
+        }
         Ok(held)
     }
 

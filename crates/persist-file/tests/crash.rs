@@ -1,5 +1,5 @@
 //! Kills, power cuts and failing system calls: what was acknowledged is there, nothing is torn, metadata belongs to
-//! its value. `PERSIST_CRASH_SCALE=10` runs ten times as many cases.
+//! its value. `PERSIST_CRASH_SCALE=10` runs ten times as many cases, `PERSIST_CRASH_SEED=2` others.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,10 +40,14 @@ fn scale() -> usize {
     std::env::var("PERSIST_CRASH_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }
 
+fn seed() -> u64 {
+    std::env::var("PERSIST_CRASH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
 type Run = fn(&Subject) -> std::result::Result<Report, Trouble>;
 
 fn kill(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::kill::run(subject, &Kill { cycles: 500 * scale(), ..Kill::default() })
+    crash::kill::run(subject, &Kill { cycles: 500 * scale(), seed: seed(), ..Kill::default() })
 }
 
 fn sweep(subject: &Subject) -> std::result::Result<Report, Trouble> {
@@ -67,8 +71,9 @@ fn replay_concurrent(subject: &Subject) -> std::result::Result<Report, Trouble> 
     crash::replay::run(subject, &Replay { record, states: 500 * scale(), ..Replay::default() })
 }
 
+/// Every system call of the script fails once, and each name from some call on.
 fn inject(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::inject::run(subject, &Inject::default())
+    crash::inject::run(subject, &Inject { faults: usize::MAX, seed: seed(), ..Inject::default() })
 }
 
 fn main() -> ExitCode {

@@ -165,13 +165,14 @@ impl Change {
         Call { tag: self.tag, bytes, body: Body::Change(std::sync::Arc::clone(self)) }
     }
 
-    /// The command that makes it, for a connection of this era.
-    pub(crate) fn command(&self, keyspace: &Keyspace, client: &str, era: u64) -> Cmd {
+    /// The command that makes it, for a connection of this era, and not later than `latest` milliseconds of the server's
+    /// clock: what is held up on the way has no effect after the call has ended.
+    pub(crate) fn command(&self, keyspace: &Keyspace, client: &str, era: u64, latest: i64) -> Cmd {
         let tag = self.tag;
         let mut keys = vec![keyspace.head(tag), keyspace.index(tag), keyspace.expiry(tag)];
         keys.extend(self.steps.iter().map(|step| keyspace.entry(tag, &step.key)));
         let mut cmd = script::CHANGE.call(&keys);
-        cmd.arg(client).arg(era).arg(self.now.as_millis()).arg(&self.nonce);
+        cmd.arg(client).arg(era).arg(latest).arg(self.now.as_millis()).arg(&self.nonce);
         self.steps.iter().for_each(|step| step.write(self.now, &mut cmd));
         cmd
     }

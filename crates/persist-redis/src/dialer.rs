@@ -10,6 +10,7 @@ use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline,
     ProtocolVersion, RedisConnectionInfo, TlsCertificates, Value,
 };
+use tokio::time::Instant;
 
 use crate::config::{RedisConfig, TlsConfig};
 use crate::fault::Fault;
@@ -33,6 +34,15 @@ pub(crate) struct Dialer {
     era: AtomicU64,
     /// The number of the last call.
     calls: AtomicU64,
+}
+
+/// A connection that is ready for work.
+pub(crate) struct Dialed {
+    pub(crate) connection: MultiplexedConnection,
+    /// Its number.
+    pub(crate) era: u64,
+    /// The clock of the server in milliseconds, and when it was read.
+    pub(crate) clock: (i64, Instant),
 }
 
 /// Which part of a server is talked to.
@@ -108,11 +118,7 @@ impl Dialer {
 
     /// A connection that is ready for work, and its era: the scripts are loaded, and what was sent in earlier eras will
     /// not be carried out any more.
-    pub(crate) async fn dial(
-        &self,
-        address: &Address,
-        role: Role,
-    ) -> Result<(MultiplexedConnection, u64), Fault> {
+    pub(crate) async fn dial(&self, address: &Address, role: Role) -> Result<Dialed, Fault> {
         let mut connection = self.connect(address).await?;
         let era = self.era.fetch_add(1, Ordering::Relaxed) + 1;
         if role == Role::Primary {
@@ -126,12 +132,14 @@ impl Dialer {
         if era > 1 {
             self.end_eras(&mut greeting, era);
         }
+        greeting.cmd("TIME");
         let answers = connection.send_packed_commands(&greeting, 0, greeting.len()).await;
         let answers = answers.map_err(|error| Fault::unreached(&address.to_string(), &error))?;
         for answer in &answers {
             check_greeting(address, answer)?;
         }
-        Ok((connection, era))
+        let clock = (server_clock(answers.last())?, Instant::now());
+        Ok(Dialed { connection, era, clock })
     }
 
     /// Ends the earlier eras on every tag; those that lie on other nodes answer so.
@@ -230,6 +238,13 @@ async fn expect_primary(connection: &mut MultiplexedConnection, address: &Addres
     }
     let message = format!("{address} is no primary any more; waiting for the sentinels to name the new one");
     Err(Fault::new(persist_core::ErrorKind::Unavailable, message))
+}
+
+/// The answer to TIME: seconds and microseconds.
+fn server_clock(answer: Option<&Value>) -> Result<i64, Fault> {
+    let mut parts = crate::answer::array(answer.cloned().unwrap_or_default())?.into_iter();
+    let mut part = || crate::answer::integer(parts.next().unwrap_or_default());
+    Ok(part()?.saturating_mul(1000).saturating_add(part()? / 1000))
 }
 
 /// Loading and ending eras must succeed, or be somebody else's business.

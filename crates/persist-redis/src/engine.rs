@@ -149,7 +149,7 @@ impl Engine {
             let (piece, others) = rest.split_at(piece(calls, rest));
             rest = others;
             let found = match link.live(deadline).await {
-                Ok(live) => self.send(link, &live, calls, piece).await,
+                Ok(live) => self.send(link, &live, calls, piece, deadline).await,
                 Err(fault) => {
                     self.route.doubt(link);
                     piece.iter().map(|_| retry(fault.clone())).collect()
@@ -161,19 +161,26 @@ impl Engine {
     }
 
     /// Sends some calls over a connection.
-    async fn send(&self, link: &Arc<Link>, live: &Live, calls: &[Call], piece: &[usize]) -> Vec<Verdict> {
+    async fn send(
+        &self,
+        link: &Arc<Link>,
+        live: &Live,
+        calls: &[Call],
+        piece: &[usize],
+        deadline: Instant,
+    ) -> Vec<Verdict> {
         let bytes = piece.iter().map(|place| calls[*place].bytes).sum();
         let changes = piece.iter().any(|place| matches!(calls[*place].body, Body::Change(_)));
         let acknowledged = changes && self.replicas.0 > 0;
         let answers = match piece {
             [place] if !acknowledged => {
-                let cmd = self.command(&calls[*place], live);
+                let cmd = self.command(&calls[*place], live, deadline);
                 live.send(&cmd, bytes).await.map(|answer| vec![answer])
             }
             _ => {
                 let mut pipeline = Pipeline::with_capacity(piece.len() + 1);
                 piece.iter().for_each(|place| {
-                    pipeline.add_command(self.command(&calls[*place], live));
+                    pipeline.add_command(self.command(&calls[*place], live, deadline));
                 });
                 if acknowledged {
                     pipeline.cmd("WAIT").arg(self.replicas.0).arg(self.replicas.1);
@@ -197,10 +204,13 @@ impl Engine {
         }
     }
 
-    fn command(&self, call: &Call, live: &Live) -> Cmd {
+    fn command(&self, call: &Call, live: &Live, deadline: Instant) -> Cmd {
         match &call.body {
             Body::Read(cmd) => cmd.clone(),
-            Body::Change(change) => change.command(&self.keyspace, self.dialer.client(), live.era),
+            Body::Change(change) => {
+                let latest = live.server_time(deadline);
+                change.command(&self.keyspace, self.dialer.client(), live.era, latest)
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::Address;
-use crate::dialer::{Dialer, Role};
+use crate::dialer::{Dialed, Dialer, Role};
 use crate::fault::{Fate, Fault};
 
 /// The pause after the first failure to connect; it doubles with each further one.
@@ -26,6 +26,8 @@ pub(crate) struct Link {
     live: Mutex<Option<Live>>,
     /// Held by whoever connects; the others wait for the result.
     dialing: tokio::sync::Mutex<Pause>,
+    /// Why the last attempt to connect failed.
+    trouble: Mutex<Option<Fault>>,
 }
 
 /// A connection that worked when it was last seen.
@@ -36,12 +38,14 @@ pub(crate) struct Live {
     pub(crate) era: u64,
     place: Arc<str>,
     dialer: Arc<Dialer>,
+    /// The clock of the server in milliseconds, and when it was read.
+    clock: (i64, Instant),
 }
 
 impl Link {
     pub(crate) fn new(address: Address, role: Role, dialer: Arc<Dialer>) -> Self {
         let dialing = tokio::sync::Mutex::new(Pause::default());
-        Self { address, role, dialer, live: Mutex::new(None), dialing }
+        Self { address, role, dialer, live: Mutex::new(None), dialing, trouble: Mutex::new(None) }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -59,7 +63,8 @@ impl Link {
         timeout_at(deadline, self.dial()).await.unwrap_or_else(|_| {
             let message =
                 format!("cannot connect to {}: no answer in time; check that the server runs", self.address);
-            Err(Fault::new(persist_core::ErrorKind::Timeout, message))
+            let silent = Fault::new(persist_core::ErrorKind::Timeout, message);
+            Err(self.trouble.lock().clone().unwrap_or(silent))
         })
     }
 
@@ -71,10 +76,13 @@ impl Link {
         pause.wait().await;
         // Counts as failed until it has succeeded, also if the caller goes away on the way.
         pause.lengthen();
-        let (connection, era) = self.dialer.dial(&self.address, self.role).await?;
+        let Dialed { connection, era, clock } = self.dialer.dial(&self.address, self.role).await.inspect_err(|fault| {
+            *self.trouble.lock() = Some(fault.clone());
+        })?;
         *pause = Pause::default();
+        *self.trouble.lock() = None;
         let place = self.address.to_string().into();
-        let live = Live { connection, era, place, dialer: Arc::clone(&self.dialer) };
+        let live = Live { connection, era, place, dialer: Arc::clone(&self.dialer), clock };
         *self.live.lock() = Some(live.clone());
         tracing::debug!(server = %self.address, era, "connected to Redis");
         Ok(live)
@@ -93,6 +101,12 @@ impl Live {
     /// The server, for messages.
     pub(crate) fn place(&self) -> &str {
         &self.place
+    }
+
+    /// What the server's clock will show at a moment to come, in milliseconds.
+    pub(crate) fn server_time(&self, at: Instant) -> i64 {
+        let (millis, read) = self.clock;
+        millis.saturating_add(i64::try_from(at.duration_since(read).as_millis()).unwrap_or(i64::MAX))
     }
 
     /// One command that moves so many bytes.

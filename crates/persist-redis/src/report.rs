@@ -82,7 +82,7 @@ impl Engine {
         for answer in self.run(calls, deadline).await {
             match answer {
                 Ok(info) => {
-                    sum = Some(sum.unwrap_or_else(Memory::default).add(Memory::read(&info_text(info)?)))
+                    sum = Some(sum.unwrap_or_else(Memory::default).add(Memory::read(&info_text(info)?)));
                 }
                 Err(fault) if fault.kind == persist_core::ErrorKind::AccessDenied => {}
                 Err(fault) => return Err(fault),

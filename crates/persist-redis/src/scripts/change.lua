@@ -1,7 +1,7 @@
 -- Makes the changes of one call on one slot, all of them or none: value, metadata, version, index and expiry together.
 --
 -- KEYS: head, index, expiry, then one entry for each step.
--- ARGV: client, era, now, nonce, then the steps:
+-- ARGV: client, era, latest, now, nonce, then the steps:
 --   put     key condition version | draft expires lifetime modified rest count part… [sums]
 --   delete  key condition version | draft
 --   touch   key condition version | draft expires lifetime modified
@@ -10,15 +10,20 @@
 -- sums stands there only where count is not 1.
 --
 -- Answers {"conflict", step, version found or ""} or {"done", an answer for each step}: put {version, created},
--- delete 1 or 0, touch the new record or nil, check 1. An era that was ended answers the error FENCED.
+-- delete 1 or 0, touch the new record or nil, check 1. The error FENCED says that nothing was done: the era was ended, or
+-- it is later by the clock of the server than the call allows.
 
 local head, index, expiry = KEYS[1], KEYS[2], KEYS[3]
-local client, era, now, nonce = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local client, era, latest, now, nonce = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local MORTAL = '-'
 
 local state = redis.call('HMGET', head, 'version', 'fence:' .. client)
 if state[2] and era < tonumber(string.match(state[2], '^%d+')) then
   return redis.error_reply('FENCED this connection was given up')
+end
+local time = redis.call('TIME')
+if time[1] * 1000 + time[2] / 1000 > latest then
+  return redis.error_reply('FENCED this call has come too late')
 end
 local highest = tonumber(state[1] or '0')
 
@@ -34,7 +39,7 @@ local function look(key)
   if not record then return nil end
   local version, expires, created, _, modified, rest =
     string.match(record, '^1 (%d+) (%S+) (%-?%d+) (%S+) (%-?%d+) (.*)$')
-  if not version then return { version = '0', expires = MORTAL, created = ARGV[3], rest = '', live = true } end
+  if not version then return { version = '0', expires = MORTAL, created = ARGV[4], rest = '', live = true } end
   local live = expires == MORTAL or tonumber(expires) > now
   return { version = version, expires = expires, created = created, modified = modified, rest = rest, live = live }
 end
@@ -128,7 +133,7 @@ end
 local make = { put = put, delete = delete, touch = touch, check = function() return 1 end }
 
 -- Reads all steps and checks all conditions before anything is changed.
-local steps, at = {}, 5
+local steps, at = {}, 6
 for number = 1, #KEYS - 3 do
   local step = {
     verb = ARGV[at], member = ARGV[at + 1], condition = ARGV[at + 2], expected = ARGV[at + 3], key = KEYS[number + 3],
@@ -163,7 +168,7 @@ if changed then redis.call('HSET', head, 'version', text(highest)) end
 -- What brings an expiring entry takes two expired ones away, so that the index cannot outgrow what lives.
 if mortal then
   local base = string.sub(head, 1, -6)
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', ARGV[3], 'LIMIT', 0, 2)) do
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', expiry, '-inf', ARGV[4], 'LIMIT', 0, 2)) do
     remove(base .. '/' .. member, member)
   end
 end

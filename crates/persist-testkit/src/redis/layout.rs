@@ -19,7 +19,7 @@ pub(super) const MASTER: &str = "main";
 const DOWN_AFTER: u32 = 1000;
 
 /// The rights that a storage needs; `docs/formats/redis.md` lists them.
-pub(super) const RIGHTS: &str = "resetchannels -@all +hello +ping +select +info +role +wait +cluster|slots \
+pub(super) const RIGHTS: &str = "resetchannels -@all +hello +ping +select +info +role +time +wait +cluster|slots \
     +evalsha +script|load +hget +hmget +hgetall +hset +hsetnx +hdel +hlen +zadd +zrem +zcard +zcount +zmscore \
     +zrangebylex +zrangebyscore +exists +unlink +pexpire +persist";
 
