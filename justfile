@@ -26,7 +26,7 @@ bench *args:
 
 # The documents that come from code.
 generate:
-    UPDATE_SCHEMA=1 cargo test -p persist-manager
+    UPDATE_SCHEMA=1 cargo test --all-features --test config_samples
 
 # Licences, sources and bans (needs cargo-deny).
 deny:
