@@ -76,9 +76,10 @@ impl Link {
         pause.wait().await;
         // Counts as failed until it has succeeded, also if the caller goes away on the way.
         pause.lengthen();
-        let Dialed { connection, era, clock } = self.dialer.dial(&self.address, self.role).await.inspect_err(|fault| {
-            *self.trouble.lock() = Some(fault.clone());
-        })?;
+        let Dialed { connection, era, clock } =
+            self.dialer.dial(&self.address, self.role).await.inspect_err(|fault| {
+                *self.trouble.lock() = Some(fault.clone());
+            })?;
         *pause = Pause::default();
         *self.trouble.lock() = None;
         let place = self.address.to_string().into();
