@@ -31,7 +31,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features, one for each backend: `file` and `cache` (both on by default) and `redis`; `full` is all of them.
+//! Features, one for each backend: `file`, `cache` and `sqlite` (all on by default) and `redis`; `full` is all of them.
 
 pub use persist_core::*;
 pub use persist_manager::{Environment, LoadOptions, Plan, Registry, Router, StorageManager};
@@ -42,9 +42,11 @@ pub use persist_cache as cache;
 pub use persist_file as file;
 #[cfg(feature = "redis")]
 pub use persist_redis as redis;
+#[cfg(feature = "sqlite")]
+pub use persist_sqlite as sqlite;
 
 /// The examples in the documents are compiled, and run where they can be.
-#[cfg(all(doctest, feature = "file", feature = "cache"))]
+#[cfg(all(doctest, feature = "file", feature = "cache", feature = "sqlite"))]
 mod documents {
     #[doc = include_str!("../README.md")]
     struct Readme;

@@ -35,7 +35,7 @@ pub(crate) struct Cli {
 /// Flags that every verb takes.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// The configuration [default: ./persist.yaml, else a file storage `main` in ./data/storage]
+    /// The configuration [default: ./persist.yaml, else a database `main` in ./data/persist.db]
     #[arg(long, global = true, env = "PERSIST_CONFIG", value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// The profile of the configuration to apply [default: $PERSIST_PROFILE]

@@ -81,7 +81,7 @@ mod tests {
         let source = ConfigSource { named: None, profile: None };
         let plan = Plan::from_yaml(DEFAULT_CONFIG, &LoadOptions::new()).unwrap();
         assert_eq!(plan.default_storage(), "main");
-        assert_eq!(source.paths(&plan, Some("main")), [Path::new("data/storage")]);
+        assert_eq!(source.paths(&plan, Some("main")), [Path::new("data/persist.db")]);
         assert_eq!(source.paths(&plan, None).len(), 1);
         assert!(source.paths(&plan, Some("other")).is_empty());
     }

@@ -28,7 +28,8 @@ pub(crate) enum Found {
 }
 
 impl Walk {
-    /// Walks `root`, which is followed if it is a link, but not into the folders of `avoid` (canonical paths).
+    /// Walks `root`, which is followed if it is a link, but not into the folders and files of `avoid` (canonical paths),
+    /// nor into what a database keeps beside its file.
     ///
     /// # Errors
     /// If the root cannot be read.
@@ -51,10 +52,18 @@ impl Walk {
         Ok(())
     }
 
-    fn is_avoided(&self, folder: &Path) -> bool {
-        let canonical = || fs::canonicalize(self.root.join(folder)).ok();
-        !self.avoid.is_empty() && canonical().is_some_and(|path| self.avoid.contains(&path))
+    fn is_avoided(&self, relative: &Path) -> bool {
+        let canonical = || fs::canonicalize(self.root.join(relative)).ok();
+        !self.avoid.is_empty() && canonical().is_some_and(|path| self.avoid.contains(&main_file(path)))
     }
+}
+
+/// The database that a log or index of SQLite belongs to; any other path as it is. Opening one of these files while the
+/// storage is open would drop its locks.
+fn main_file(path: PathBuf) -> PathBuf {
+    let text = path.to_str();
+    let stem = text.and_then(|text| text.strip_suffix("-wal").or_else(|| text.strip_suffix("-shm")));
+    stem.map(PathBuf::from).unwrap_or(path)
 }
 
 fn look(relative: PathBuf, entry: &fs::DirEntry) -> Result<Found> {
@@ -90,6 +99,9 @@ impl Iterator for Walk {
                 Some(Found::Folder(relative)) if self.is_avoided(&relative) => {
                     return Some(Ok(Found::Skipped { relative, why: "a storage's own folder" }));
                 }
+                Some(Found::File { relative, .. }) if self.is_avoided(&relative) => {
+                    return Some(Ok(Found::Skipped { relative, why: "a storage's own file" }));
+                }
                 Some(Found::Folder(relative)) => {
                     if let Err(failure) = self.enter(&relative) {
                         return Some(Err(failure));
@@ -112,11 +124,11 @@ mod tests {
         let at = |name: &str| tree.path().join(name);
         fs::create_dir_all(at("b/deep")).unwrap();
         fs::create_dir_all(at("own")).unwrap();
-        for name in ["c", "b/deep/x", "b/a", "a", "own/secret"] {
+        for name in ["c", "b/deep/x", "b/a", "a", "own/secret", "d.db", "d.db-wal"] {
             fs::write(at(name), name).unwrap();
         }
         std::os::unix::fs::symlink("/", at("root")).unwrap();
-        let avoid = vec![fs::canonicalize(at("own")).unwrap()];
+        let avoid = ["own", "d.db"].map(|name| fs::canonicalize(at(name)).unwrap()).to_vec();
         let found: Vec<Found> = Walk::new(tree.path(), avoid).unwrap().collect::<Result<_>>().unwrap();
         let file = |name: &str| Found::File { relative: name.into(), bytes: name.len() as u64 };
         let skipped = |name: &str, why| Found::Skipped { relative: name.into(), why };
@@ -125,6 +137,8 @@ mod tests {
             file("b/a"),
             file("b/deep/x"),
             file("c"),
+            skipped("d.db", "a storage's own file"),
+            skipped("d.db-wal", "a storage's own file"),
             skipped("own", "a storage's own folder"),
             skipped("root", "a symbolic link"),
         ];

@@ -4,7 +4,7 @@ use crate::desk::{Desk, RELAXED};
 fn the_configuration_is_the_first_of_four() {
     let desk = Desk::bare();
     desk.ok("put main:k --value built-in");
-    assert!(desk.has("data/storage"));
+    assert!(desk.has("data/persist.db"));
     desk.file("persist.yaml", "storages:\n  main: { type: file, path: usual }\n");
     desk.ok("put main:k --value usual");
     desk.file("far/variable.yaml", "storages:\n  main: { type: file, path: store }\n");

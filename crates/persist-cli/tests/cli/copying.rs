@@ -259,7 +259,7 @@ fn a_storage_inside_the_tree_is_left_out() {
     desk.file("a.txt", "a");
     for target in ["main:", "main:again"] {
         let run = desk.ok(&format!("cp -r . {target}"));
-        assert!(run.err.contains("skipped ./data/storage: a storage's own folder"), "{}", run.err);
+        assert!(run.err.contains("skipped ./data/persist.db: a storage's own"), "{}", run.err);
     }
     assert_eq!(desk.ok("ls main:").lines(), ["a.txt", "again/a.txt"]);
 }

@@ -15,8 +15,8 @@ fn an_unknown_type_is_named_with_the_nearest() {
         problem("storages:\n  a:\n    type: prob\n"),
         "<yaml>:3:11: storage \"a\": unknown type `prob`; did you mean `probe`?"
     );
-    let line = problem("storages:\n  a:\n    type: sqlite\n");
-    assert_eq!(line, "<yaml>:3:11: storage \"a\": unknown type `sqlite`; known: `probe`, `probing`");
+    let line = problem("storages:\n  a:\n    type: unheard\n");
+    assert_eq!(line, "<yaml>:3:11: storage \"a\": unknown type `unheard`; known: `probe`, `probing`");
 }
 
 #[test]
@@ -29,10 +29,11 @@ fn an_alias_means_the_type() {
 }
 
 /// The types that come with persist, and whether they are compiled in.
-const BUILT_IN: [(&str, bool); 3] = [
+const BUILT_IN: [(&str, bool); 4] = [
     ("file", cfg!(feature = "file")),
     ("cache", cfg!(feature = "cache")),
     ("redis", cfg!(feature = "redis")),
+    ("sqlite", cfg!(feature = "sqlite")),
 ];
 
 /// A type that comes with persist but was not compiled in says which cargo feature brings it.

@@ -1,0 +1,463 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use persist_core::{
+    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
+    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
+    Stats, StorageError, StoreItem, StoreOptions, Value, Verification, check_distinct,
+};
+use rusqlite::Connection;
+
+use crate::change::{Change, Done, Draft, Step};
+use crate::config::SqliteConfig;
+use crate::database::Database;
+use crate::engine::again;
+use crate::error::{damage, sqlite};
+use crate::maintenance;
+use crate::query::{self, Listing, QueryError, Reach};
+use crate::readers::Readers;
+use crate::row::RowError;
+use crate::writer::Writer;
+
+/// Values up to this size are hashed on the caller's thread.
+const INLINE_BYTES: u64 = 256 << 10;
+
+/// How many values of a `store_many` or `delete_many` share a transaction, and of a `retrieve_many` a thread.
+const BATCH: usize = 4096;
+
+/// How many bytes of values of a `store_many` share a transaction.
+const BATCH_BYTES: u64 = 16 << 20;
+
+/// A SQLite database as a storage. Cloning gives another handle on the same one.
+#[derive(Clone, Debug)]
+pub struct SqliteStorage {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    descriptor: Arc<Descriptor>,
+    database: Arc<Database>,
+    readers: Readers,
+    /// `None`: open for reading only.
+    writer: Option<Writer>,
+}
+
+impl SqliteStorage {
+    /// Opens the database; makes it unless it is opened for reading only.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if it is to be read and is not there, or belongs to another program; `Unsupported` if a newer
+    /// persist wrote it; `Corruption`, `AccessDenied`, `Locked`, and what the disk says.
+    pub async fn open(name: &str, config: SqliteConfig, context: &OpenContext) -> Result<Self> {
+        let (name, context) = (name.to_owned(), context.clone());
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&name, config, &context));
+        opened.await.unwrap_or_else(|error| Err(broken("open", error)))
+    }
+
+    fn open_blocking(name: &str, mut config: SqliteConfig, context: &OpenContext) -> Result<Self> {
+        config.read_only |= context.read_only || config.untrusted;
+        let descriptor = Arc::new(describe(name, &config, context));
+        config.check().map_err(|message| descriptor.error(ErrorKind::InvalidConfig, "open", message))?;
+        let path = context.resolve(&config.path);
+        let database = Arc::new(Database::find(path, config, &descriptor)?);
+        let writer = match database.config().read_only {
+            true => None,
+            false => Some(Writer::open(&database, &descriptor)?),
+        };
+        let readers = Readers::open(&database, &descriptor)?;
+        if writer.is_none() {
+            database.check(&*readers.get("open")?, &descriptor)?;
+        }
+        Ok(Self { inner: Arc::new(Inner { descriptor, database, readers, writer }) })
+    }
+
+    fn writer(&self, operation: &'static str) -> Result<&Writer> {
+        self.describe().admit_change(operation)?;
+        self.inner.writer.as_ref().ok_or_else(|| {
+            self.describe().error(ErrorKind::Internal, operation, "there is no connection that writes")
+        })
+    }
+
+    /// Reads: on this thread if a connection is free and the answer is quick, else where it may take its time.
+    async fn read<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        key: Option<&Key>,
+        query: impl Fn(&Connection, Reach) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T> {
+        if let Some(reader) = self.inner.readers.try_get() {
+            match query(&reader, Reach::Inline) {
+                Err(QueryError::TooLong) => {}
+                result => return result.map_err(|error| self.inner.query_error(operation, key, error)),
+            }
+        }
+        let key = key.cloned();
+        self.patient(operation, move |inner| {
+            let reader = inner.readers.get(operation)?;
+            query(&reader, Reach::Patient).map_err(|error| inner.query_error(operation, key.as_ref(), error))
+        })
+        .await
+    }
+
+    /// Runs something on a thread that may be held up.
+    async fn patient<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let inner = Arc::clone(&self.inner);
+        let task = tokio::task::spawn_blocking(move || work(&inner));
+        task.await.unwrap_or_else(|error| Err(broken(operation, error)))
+    }
+
+    /// Prepares steps: on this thread if there is little to hash.
+    async fn prepare(
+        &self,
+        operation: &'static str,
+        bytes: u64,
+        prepare: impl FnOnce(&Descriptor) -> Vec<Step> + Send + 'static,
+    ) -> Result<Vec<Step>> {
+        if bytes <= INLINE_BYTES {
+            return Ok(prepare(self.describe()));
+        }
+        self.patient(operation, move |inner| Ok(prepare(&inner.descriptor))).await
+    }
+
+    /// Stores values that were admitted, each on its own, in one transaction.
+    async fn store_batch(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
+        let count = items.len();
+        let bytes = items.iter().map(|item| item.value.size()).sum();
+        let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
+        let stored = async {
+            let draft = |descriptor: &Descriptor| {
+                items.into_iter().map(|item| Step::Put(Box::new(Draft::new(descriptor, item)))).collect()
+            };
+            let steps = self.prepare("store", bytes, draft).await?;
+            self.writer("store")?.change(Change { operation: "store", steps, together: false }).await
+        };
+        match stored.await {
+            Ok(answers) => {
+                let named = keys.iter().zip(answers);
+                named.map(|(key, answer)| answer.and_then(stored_of).map_err(|e| e.with_key(key))).collect()
+            }
+            Err(error) => (0..count).map(|at| Err(again(&error, "store").with_key(&keys[at]))).collect(),
+        }
+    }
+}
+
+impl Inner {
+    fn query_error(&self, operation: &'static str, key: Option<&Key>, error: QueryError) -> StorageError {
+        let error = match error {
+            QueryError::Row(RowError::Sqlite(error)) => {
+                sqlite(&self.descriptor, operation, "the database cannot be read", error)
+            }
+            QueryError::Row(RowError::Damage(what)) => return damage(&self.descriptor, operation, key, what),
+            QueryError::Key(what) => self.descriptor.error(
+                ErrorKind::Corruption,
+                operation,
+                format!("{what}; restore the database from a backup"),
+            ),
+            QueryError::TooLong => self.descriptor.error(ErrorKind::Internal, operation, "a query gave up"),
+        };
+        match key {
+            Some(key) => error.with_key(key),
+            None => error,
+        }
+    }
+}
+
+fn broken(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> StorageError {
+    let message = format!("the task that does the work ended before its time: {error}");
+    StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
+}
+
+fn unexpected(done: &Done) -> StorageError {
+    StorageError::new(ErrorKind::Internal, format!("a change got the answer of another: {done:?}"))
+}
+
+fn stored_of(done: Done) -> Result<Metadata> {
+    match done {
+        Done::Stored(metadata) => Ok(metadata),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn deleted_of(done: Done) -> Result<bool> {
+    match done {
+        Done::Deleted(was_there) => Ok(was_there),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn outcome_of(done: Done) -> Result<Outcome> {
+    match done {
+        Done::Stored(metadata) => Ok(Outcome::Stored(metadata)),
+        Done::Deleted(was_there) => Ok(Outcome::Deleted(was_there)),
+        Done::Checked => Ok(Outcome::Checked),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn describe(name: &str, config: &SqliteConfig, context: &OpenContext) -> Descriptor {
+    let capabilities = Capabilities {
+        durable: true,
+        shared: true,
+        atomic_transact: true,
+        native_ranges: true,
+        read_only: config.read_only,
+        ..Capabilities::NONE
+    };
+    Descriptor::new(name, SqliteBackend::TYPE)
+        .with_capabilities(capabilities)
+        .with_max_value_bytes(config.max_value.0)
+        .with_default_ttl(config.ttl.map(|ttl| ttl.0))
+        .with_clock(Arc::clone(&context.clock))
+}
+
+#[async_trait]
+impl BaseStorage for SqliteStorage {
+    fn describe(&self) -> &Descriptor {
+        &self.inner.descriptor
+    }
+
+    async fn store(&self, key: &Key, value: Value, options: StoreOptions) -> Result<Metadata> {
+        self.describe().admit_store(key, &value, &options)?;
+        let bytes = value.size();
+        let item = StoreItem { key: key.clone(), value, options };
+        let draft = |descriptor: &Descriptor| vec![Step::Put(Box::new(Draft::new(descriptor, item)))];
+        let steps = self.prepare("store", bytes, draft).await?;
+        let change = Change { operation: "store", steps, together: true };
+        let done = self.writer("store")?.one(change).await;
+        done.and_then(stored_of).map_err(|error| error.with_key(key))
+    }
+
+    async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
+        self.describe().admit("retrieve")?;
+        let (wanted, now) = (key.clone(), self.describe().now());
+        self.read("retrieve", Some(key), move |connection, reach| {
+            query::entry(connection, &wanted, now, reach)
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
+        let step = Step::Delete { key: key.clone(), condition: options.condition };
+        let done = self.writer("delete")?.one(Change::one("delete", step)).await;
+        done.and_then(deleted_of).map_err(|error| error.with_key(key))
+    }
+
+    async fn list_keys(&self, prefix: &str, options: ListOptions) -> Result<Page> {
+        let limit = self.describe().admit_list(prefix, &options)?;
+        let now = self.describe().now();
+        let listing = Listing { prefix: prefix.to_owned(), after: options.after, limit };
+        self.read("list_keys", None, move |connection, reach| query::page(connection, &listing, now, reach))
+            .await
+    }
+
+    async fn metadata(&self, key: &Key) -> Result<Option<Metadata>> {
+        self.describe().admit("metadata")?;
+        let (wanted, now) = (key.clone(), self.describe().now());
+        self.read("metadata", Some(key), move |connection, _| query::metadata(connection, &wanted, now)).await
+    }
+
+    async fn touch(&self, key: &Key, expiry: Expiry) -> Result<Option<Metadata>> {
+        let step = Step::Touch { key: key.clone(), expiry };
+        let done = self.writer("touch")?.one(Change::one("touch", step)).await;
+        let touched = done.and_then(|done| match done {
+            Done::Touched(metadata) => Ok(metadata),
+            other => Err(unexpected(&other)),
+        });
+        touched.map_err(|error| error.with_key(key))
+    }
+
+    async fn retrieve_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>> {
+        self.describe().admit("retrieve_range")?;
+        let (wanted, now) = (key.clone(), self.describe().now());
+        self.read("retrieve_range", Some(key), move |connection, reach| {
+            query::range(connection, &wanted, now, range.clone(), reach)
+        })
+        .await
+    }
+
+    async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
+        let mut results = Vec::with_capacity(items.len());
+        let (mut batch, mut refused, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut items = items.into_iter().peekable();
+        while let Some(item) = items.next() {
+            match self.describe().admit_store(&item.key, &item.value, &item.options) {
+                Ok(()) => {
+                    bytes += item.value.size();
+                    batch.push(item);
+                }
+                Err(error) => refused.push((results.len() + batch.len() + refused.len(), error)),
+            }
+            if batch.len() == BATCH || bytes >= BATCH_BYTES || items.peek().is_none() {
+                results.extend(self.store_batch(std::mem::take(&mut batch)).await);
+                for (at, error) in refused.drain(..) {
+                    results.insert(at, Err(error));
+                }
+                bytes = 0;
+            }
+        }
+        results
+    }
+
+    async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {
+        let mut results = Vec::with_capacity(keys.len());
+        for batch in keys.chunks(BATCH) {
+            let wanted = batch.to_vec();
+            let found = match self.describe().admit("retrieve") {
+                Err(error) => Err(error),
+                Ok(()) => self.patient("retrieve", move |inner| inner.entries(&wanted)).await,
+            };
+            results.extend(found.unwrap_or_else(|error| {
+                batch.iter().map(|key| Err(again(&error, "retrieve").with_key(key))).collect()
+            }));
+        }
+        results
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Vec<Result<bool>> {
+        let mut results = Vec::with_capacity(keys.len());
+        for batch in keys.chunks(BATCH) {
+            let step = |key: &Key| Step::Delete { key: key.clone(), condition: Default::default() };
+            let steps = batch.iter().map(step).collect();
+            let done = match self.writer("delete") {
+                Ok(writer) => writer.change(Change { operation: "delete", steps, together: false }).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(answers) => {
+                    results.extend(batch.iter().zip(answers).map(|(key, answer)| {
+                        answer.and_then(deleted_of).map_err(|error| error.with_key(key))
+                    }));
+                }
+                Err(error) => {
+                    results.extend(batch.iter().map(|key| Err(again(&error, "delete").with_key(key))));
+                }
+            }
+        }
+        results
+    }
+
+    async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
+        let writer = self.writer("transact")?;
+        check_distinct(&operations)
+            .map_err(|error| error.with_operation("transact").with_storage(self.describe().name()))?;
+        let mut bytes = 0;
+        for operation in &operations {
+            if let Operation::Put(item) = operation {
+                self.describe().admit_store(&item.key, &item.value, &item.options)?;
+                bytes += item.value.size();
+            }
+        }
+        let draft = |descriptor: &Descriptor| {
+            operations.into_iter().map(|operation| Step::of(descriptor, operation)).collect()
+        };
+        let steps = self.prepare("transact", bytes, draft).await?;
+        let answer = writer.change(Change { operation: "transact", steps, together: true }).await?;
+        answer.into_iter().map(|done| done.and_then(outcome_of)).collect()
+    }
+
+    /// With `relaxed` durability this forces everything acknowledged before to the disk.
+    async fn flush(&self) -> Result<()> {
+        self.describe().admit("flush")?;
+        match &self.inner.writer {
+            Some(writer) => writer.task("flush", |engine| engine.flush()).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn health(&self) -> Health {
+        if let Err(error) = self.list_keys("", ListOptions::new().limit(1)).await {
+            return Health::unhealthy(&error);
+        }
+        match self.inner.writer.as_ref().and_then(|writer| writer.report.failure()) {
+            None => Health::healthy(),
+            Some(why) => Health {
+                status: HealthStatus::Degraded,
+                detail: format!(
+                    "a commit or sync failed ({why}): it can be read, not written; check the disk, then reopen"
+                ),
+            },
+        }
+    }
+
+    /// `keys` is counted in the index. Gauges: `database_bytes`, `log_bytes`, `page_size`, `free_pages`,
+    /// `expired_keys`, `readers` (open connections), `readers_in_use`, `sqlite_version`. Counters since it was opened:
+    /// `commits`, `changes` (made by them), `largest_batch` (changes of one commit), `retried_batches` (taken apart
+    /// because one change failed), `checkpoints`, `busy_waits` (pauses for another process).
+    async fn stats(&self) -> Result<Stats> {
+        self.describe().admit("stats")?;
+        self.patient("stats", |inner| {
+            let reader = inner.readers.get("stats")?;
+            let mut stats = maintenance::stats(&reader, &inner.database, &inner.descriptor)
+                .map_err(|error| sqlite(&inner.descriptor, "stats", "the database cannot be read", error))?;
+            drop(reader);
+            maintenance::add_counters(&mut stats, &inner.readers, inner.writer.as_ref());
+            Ok(stats)
+        })
+        .await
+    }
+
+    async fn maintain(&self) -> Result<Maintenance> {
+        maintenance::maintain(self.writer("maintain")?, self.describe()).await
+    }
+
+    /// Also runs SQLite's own check of the whole file.
+    async fn verify(&self) -> Result<Verification> {
+        self.describe().admit("verify")?;
+        self.patient("verify", |inner| maintenance::verify(&inner.readers, &inner.descriptor)).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        if !self.describe().close() {
+            return Ok(());
+        }
+        // The connection that writes is the last to be closed, so that it can remove the log.
+        self.inner.readers.close();
+        match &self.inner.writer {
+            Some(writer) => writer.close().await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    /// Many values with one view of the database.
+    fn entries(&self, keys: &[Key]) -> Result<Vec<Result<Option<Entry>>>> {
+        let now = self.descriptor.now();
+        let reader = self.readers.get("retrieve")?;
+        let view = reader
+            .unchecked_transaction()
+            .map_err(|error| sqlite(&self.descriptor, "retrieve", "the database cannot be read", error))?;
+        let found = |key: &Key| {
+            let entry = query::entry(&view, key, now, Reach::Patient);
+            entry.map_err(|error| self.query_error("retrieve", Some(key), error))
+        };
+        Ok(keys.iter().map(found).collect())
+    }
+}
+
+/// The `sqlite` type of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct SqliteBackend;
+
+#[async_trait]
+impl Backend for SqliteBackend {
+    const TYPE: &'static str = "sqlite";
+    const ALIASES: &'static [&'static str] = &["database", "sqlite3"];
+
+    type Config = SqliteConfig;
+
+    fn check(config: &SqliteConfig) -> Result<(), String> {
+        config.check()
+    }
+
+    async fn open(name: &str, config: SqliteConfig, context: &OpenContext) -> Result<Arc<dyn BaseStorage>> {
+        Ok(Arc::new(SqliteStorage::open(name, config, context).await?))
+    }
+}
