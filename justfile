@@ -22,6 +22,7 @@ crash scale="10":
 
 # The same work over every backend and its peers.
 bench *args:
+    cargo build --release --manifest-path benches/opendal-sqlite/Cargo.toml --target-dir target
     cargo run --release -p persist-benches -- {{args}}
 
 # The documents that come from code.

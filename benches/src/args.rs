@@ -11,7 +11,7 @@ use persist_core::ByteSize;
 #[derive(Debug, Parser)]
 #[command(name = "persist-benches")]
 pub(crate) struct Args {
-    /// Groups: store, create, retrieve, store-many, retrieve-many, list.
+    /// Groups: store, create, retrieve, store-many, retrieve-many, list, bulk.
     #[arg(long, value_delimiter = ',')]
     pub(crate) group: Vec<String>,
 
@@ -19,7 +19,8 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     pub(crate) storage: Vec<String>,
 
-    /// Tables: strict, relaxed, read, cache.
+    /// Tables: strict, relaxed, read, list, cache, sqlite-strict, sqlite-relaxed, sqlite-read,
+    /// sqlite-list, sqlite-bulk.
     #[arg(long, value_delimiter = ',')]
     pub(crate) class: Vec<String>,
 

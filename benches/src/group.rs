@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
+use persist_bench_work::{Data, Job, Outcome, Runner, Sample, Seed, Work};
 use persist_core::ByteSize;
 
 use crate::args::Args;
-use crate::contender::{Outcome, Runner};
-use crate::data::Data;
 use crate::place::Place;
 use crate::report::Report;
-use crate::sample::Sample;
 use crate::table::{Class, Entry, TABLE};
-use crate::work::{Job, Work};
 
 /// The key space of a measurement, as far as this many bytes of values allow.
 const KEYS: usize = 4096;
 const SPACE: usize = 128 << 20;
+
+/// How many values are stored with one call.
+const BULK: usize = 100_000;
 
 /// How large the values of a listed storage are.
 const LISTED: usize = 128;
@@ -31,15 +31,26 @@ pub(crate) struct Group {
     classes: &'static [Class],
 }
 
-use Class::{Cache, List, Read, Relaxed, Strict};
+use Class::{
+    Cache, List, Read, Relaxed, SqliteBulk, SqliteList, SqliteRead, SqliteRelaxed, SqliteStrict, Strict,
+};
 
-const GROUPS: [Group; 6] = [
-    Group { name: "store", work: Work::Store, classes: &[Strict, Relaxed, Cache] },
-    Group { name: "create", work: Work::Create, classes: &[Strict, Relaxed] },
-    Group { name: "retrieve", work: Work::Retrieve, classes: &[Read, Cache] },
-    Group { name: "store-many", work: Work::StoreMany, classes: &[Strict, Relaxed, Cache] },
-    Group { name: "retrieve-many", work: Work::RetrieveMany, classes: &[Read, Cache] },
-    Group { name: "list", work: Work::Page, classes: &[List, Cache] },
+const GROUPS: [Group; 7] = [
+    Group {
+        name: "store",
+        work: Work::Store,
+        classes: &[Strict, Relaxed, Cache, SqliteStrict, SqliteRelaxed],
+    },
+    Group { name: "create", work: Work::Create, classes: &[Strict, Relaxed, SqliteStrict, SqliteRelaxed] },
+    Group { name: "retrieve", work: Work::Retrieve, classes: &[Read, Cache, SqliteRead] },
+    Group {
+        name: "store-many",
+        work: Work::StoreMany,
+        classes: &[Strict, Relaxed, Cache, SqliteStrict, SqliteRelaxed],
+    },
+    Group { name: "retrieve-many", work: Work::RetrieveMany, classes: &[Read, Cache, SqliteRead] },
+    Group { name: "list", work: Work::Page, classes: &[List, Cache, SqliteList] },
+    Group { name: "bulk", work: Work::Bulk, classes: &[SqliteBulk] },
 ];
 
 /// One table to be.
@@ -92,7 +103,8 @@ fn plans_of(args: &Args, group: Group, class: Class) -> Vec<Plan> {
         keys.extend(args.million.then_some(MILLION));
         return vec![Plan { group, class, size: ByteSize(LISTED as u64), keys }];
     }
-    let keys = |size: ByteSize| (SPACE / size.0.max(1) as usize).clamp(KEYS / 32, KEYS);
+    let most = if group.work == Work::Bulk { BULK } else { KEYS };
+    let keys = |size: ByteSize| (SPACE / size.0.max(1) as usize).clamp(KEYS / 32, most);
     args.size.iter().map(|size| Plan { group, class, size: *size, keys: vec![keys(*size)] }).collect()
 }
 
@@ -107,7 +119,9 @@ struct Seat {
 impl Seat {
     async fn take(args: &Args, place: &Place, plan: &Plan, row: Row) -> Outcome<Self> {
         let folder = format!("{}-{}", row.entry.name.replace(|c: char| !c.is_alphanumeric(), "-"), row.keys);
-        let data = Arc::new(Data::new(args.seed, row.keys, plan.size.0 as usize, args.folders)?);
+        let size = plan.size.0 as usize;
+        let seed = Seed { seed: args.seed, count: row.keys, size, folders: args.folders };
+        let data = Arc::new(Data::new(seed)?);
         let runner = (row.entry.open)(place.folder(&folder)?).await?;
         Ok(Self { row, folder, data, runner })
     }
@@ -122,8 +136,9 @@ impl Seat {
         Arc::clone(&self.runner).fill(job).await
     }
 
-    async fn verify(&self) -> Outcome<()> {
-        let job = Arc::new(Job::new(Work::Retrieve, &self.data, 1, 0.0));
+    /// Reads everything back, as it must be after some work.
+    async fn verify(&self, after: Work) -> Outcome<()> {
+        let job = Arc::new(Job::new(after, &self.data, 1, 0.0));
         Arc::clone(&self.runner).verify(job).await
     }
 }
@@ -140,10 +155,11 @@ pub(crate) async fn run<'a>(
     for row in rows(args, plan, columns.len()) {
         seats.push(Seat::take(args, place, plan, row).await?);
     }
-    if plan.group.work != Work::Create {
+    let fresh = starts_empty(plan.group.work);
+    if !fresh {
         for seat in &seats {
             seat.fill().await?;
-            seat.verify().await?;
+            seat.verify(Work::Retrieve).await?;
         }
     }
     for (at, column) in columns.iter().enumerate() {
@@ -156,17 +172,25 @@ pub(crate) async fn run<'a>(
         }
     }
     for seat in &seats {
-        if plan.group.work != Work::Create {
-            seat.verify().await?;
+        if !fresh {
+            seat.verify(plan.group.work).await?;
         }
         place.remove(&seat.folder)?;
     }
     Ok(Table { plan, columns, rows: seats.into_iter().map(|seat| seat.row).collect() })
 }
 
+/// Whether a work needs a storage without keys.
+fn starts_empty(work: Work) -> bool {
+    matches!(work, Work::Create | Work::Bulk)
+}
+
 fn columns(args: &Args, plan: &Plan) -> Vec<Column> {
+    if plan.group.work == Work::Bulk {
+        return vec![Column::Tasks(1)];
+    }
     let tasks = args.tasks.iter().map(|tasks| Column::Tasks(*tasks));
-    let first = (plan.class == List).then_some(Column::First);
+    let first = matches!(plan.class, List | SqliteList).then_some(Column::First);
     first.into_iter().chain(tasks).collect()
 }
 
@@ -194,10 +218,10 @@ async fn sample(
         Column::First => (Work::FirstPage, 1),
         Column::Tasks(tasks) => (plan.group.work, tasks),
     };
-    if work == Work::Create {
+    if starts_empty(work) {
         place.remove(&seat.folder)?;
     }
-    if matches!(work, Work::Create | Work::FirstPage) {
+    if starts_empty(work) || work == Work::FirstPage {
         seat.reopen(place).await?;
     }
     place.settle()?;

@@ -3,24 +3,20 @@
 //! How to run it and what it gave stands in `docs/benchmarks.md`. A new backend is one entry in [`table`].
 
 mod args;
-mod contender;
-mod data;
 mod group;
 mod peers;
 mod place;
 mod report;
-mod sample;
 mod table;
-mod work;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::args::Args;
-use crate::contender::Outcome;
 use crate::place::Place;
 use crate::report::Report;
+use persist_bench_work::Outcome;
 
 fn main() -> ExitCode {
     let args = Args::parse();

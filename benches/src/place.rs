@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{fstatfs, syncfs};
 
-use crate::contender::Outcome;
+use persist_bench_work::Outcome;
 
 /// A folder that is removed in the end.
 #[derive(Debug)]

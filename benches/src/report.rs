@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 
 use crate::args::Args;
-use crate::contender::Outcome;
 use crate::group::{Column, Plan, Row, Table};
 use crate::place::Place;
-use crate::sample::{Sample, median, spread};
+use persist_bench_work::Outcome;
+use persist_bench_work::{Sample, median, spread};
 
 /// Where the figures go.
 pub(crate) struct Report {

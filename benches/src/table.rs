@@ -4,12 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use persist_bench_work::{Outcome, Remote, Runner};
 use persist_cache::{CacheConfig, CacheStorage};
 use persist_core::{BaseStorage, OpenContext};
 use persist_file::{Durability, FileConfig, FileStorage};
+use persist_sqlite::{Durability as SqliteDurability, SqliteConfig, SqliteStorage};
 
-use crate::contender::{Outcome, Runner};
-use crate::peers::{Blocking, FutureMoka, ObjectStores, OpenDal, Persist, Quick, Sync, SyncMoka, TokioFiles};
+use crate::peers::{
+    Bare, Blocking, FutureMoka, GroupCommit, ObjectStores, OpenDal, Persist, Pooled, Quick, Sync, SyncMoka,
+    TokioFiles, TokioRusqlite,
+};
 
 /// Who is compared with whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +28,16 @@ pub(crate) enum Class {
     List,
     /// Memory.
     Cache,
+    /// Writes to a SQLite database that survive power loss when acknowledged.
+    SqliteStrict,
+    /// Writes to a SQLite database that survive the death of the process.
+    SqliteRelaxed,
+    /// Reads of a SQLite database.
+    SqliteRead,
+    /// Listings of a SQLite database.
+    SqliteList,
+    /// A hundred thousand values in a SQLite database with one call, strictly.
+    SqliteBulk,
 }
 
 impl Class {
@@ -34,6 +48,11 @@ impl Class {
             Self::Read => "read",
             Self::List => "list",
             Self::Cache => "cache",
+            Self::SqliteStrict => "sqlite-strict",
+            Self::SqliteRelaxed => "sqlite-relaxed",
+            Self::SqliteRead => "sqlite-read",
+            Self::SqliteList => "sqlite-list",
+            Self::SqliteBulk => "sqlite-bulk",
         }
     }
 }
@@ -52,7 +71,9 @@ pub(crate) struct Entry {
 
 type Opening = BoxFuture<'static, Outcome<Arc<dyn Runner>>>;
 
-use Class::{Cache, List, Read, Relaxed, Strict};
+use Class::{
+    Cache, List, Read, Relaxed, SqliteBulk, SqliteList, SqliteRead, SqliteRelaxed, SqliteStrict, Strict,
+};
 
 /// All contenders; ours first in every class.
 pub(crate) const TABLE: &[Entry] = &[
@@ -147,6 +168,85 @@ pub(crate) const TABLE: &[Entry] = &[
         classes: &[Cache],
         open: |_| Box::pin(async move { runner(Quick::new(CACHE_BYTES)) }),
     },
+    Entry {
+        name: "persist sqlite, strict",
+        promise: "log synced; reads verified",
+        ours: true,
+        classes: &[SqliteStrict, SqliteBulk],
+        open: |folder| Box::pin(sqlite(folder, SqliteDurability::Strict)),
+    },
+    Entry {
+        name: "persist sqlite, relaxed",
+        promise: "log not synced; reads verified",
+        ours: true,
+        classes: &[SqliteRelaxed, SqliteRead, SqliteList],
+        open: |folder| Box::pin(sqlite(folder, SqliteDurability::Relaxed)),
+    },
+    Entry {
+        name: "bare rusqlite, synced",
+        promise: "log synced",
+        ours: false,
+        classes: &[SqliteStrict, SqliteBulk],
+        open: |folder| Box::pin(async move { runner(Bare::new(&folder, Sync::Yes)?) }),
+    },
+    Entry {
+        name: "bare rusqlite",
+        promise: "log not synced",
+        ours: false,
+        classes: &[SqliteRelaxed, SqliteRead, SqliteList],
+        open: |folder| Box::pin(async move { runner(Bare::new(&folder, Sync::No)?) }),
+    },
+    Entry {
+        name: "bare loop of group commits, synced",
+        promise: "log synced",
+        ours: false,
+        classes: &[SqliteStrict],
+        open: |folder| Box::pin(async move { runner(GroupCommit::new(&folder, Sync::Yes)?) }),
+    },
+    Entry {
+        name: "bare loop of group commits",
+        promise: "log not synced",
+        ours: false,
+        classes: &[SqliteRelaxed],
+        open: |folder| Box::pin(async move { runner(GroupCommit::new(&folder, Sync::No)?) }),
+    },
+    Entry {
+        name: "r2d2 and spawn_blocking, synced",
+        promise: "log synced",
+        ours: false,
+        classes: &[SqliteStrict],
+        open: |folder| Box::pin(async move { runner(Pooled::new(&folder, Sync::Yes)?) }),
+    },
+    Entry {
+        name: "r2d2 and spawn_blocking",
+        promise: "log not synced",
+        ours: false,
+        classes: &[SqliteRelaxed, SqliteRead, SqliteList],
+        open: |folder| Box::pin(async move { runner(Pooled::new(&folder, Sync::No)?) }),
+    },
+    Entry {
+        name: "tokio-rusqlite, synced",
+        promise: "log synced",
+        ours: false,
+        classes: &[SqliteStrict],
+        open: |folder| Box::pin(async move { runner(TokioRusqlite::new(&folder, Sync::Yes).await?) }),
+    },
+    Entry {
+        name: "tokio-rusqlite",
+        promise: "log not synced",
+        ours: false,
+        classes: &[SqliteRelaxed, SqliteRead, SqliteList],
+        open: |folder| Box::pin(async move { runner(TokioRusqlite::new(&folder, Sync::No).await?) }),
+    },
+    Entry {
+        name: "OpenDAL sqlite",
+        promise: "log synced",
+        ours: false,
+        classes: &[SqliteStrict, SqliteRead],
+        open: |folder| {
+            Box::pin(async move { runner(Remote::start(&beside("persist-bench-opendal-sqlite")?, &folder)?) })
+        },
+    },
 ];
 
 /// The bound of every cache: all keys of a measurement fit.
@@ -169,4 +269,22 @@ async fn file(folder: PathBuf, durability: Durability) -> Outcome<Arc<dyn Runner
 async fn cache() -> Outcome<Arc<dyn Runner>> {
     let config = CacheConfig::default().max_bytes(CACHE_BYTES);
     ours(CacheStorage::open("bench", &config, &OpenContext::default())?)
+}
+
+async fn sqlite(folder: PathBuf, durability: SqliteDurability) -> Outcome<Arc<dyn Runner>> {
+    let config = SqliteConfig::new(folder.join("entries.db")).durability(durability);
+    ours(SqliteStorage::open("bench", config, &OpenContext::default()).await?)
+}
+
+/// A program that was built into the same folder as this one.
+fn beside(name: &str) -> Outcome<PathBuf> {
+    let program = std::env::current_exe()?.with_file_name(name);
+    if program.exists() {
+        return Ok(program);
+    }
+    Err(format!(
+        "{} is missing; run `just bench`, which builds it, or leave its contender out with --storage",
+        program.display()
+    )
+    .into())
 }

@@ -3,7 +3,7 @@ use persist_core::Key;
 use quick_cache::Weighter;
 
 use super::page_of;
-use crate::contender::{Contender, Outcome};
+use persist_bench_work::{Contender, Outcome};
 
 /// What an entry counts for, besides key and value; the same for all.
 const OVERHEAD: u64 = 64;

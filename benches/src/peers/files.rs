@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::task::spawn_blocking;
 
 use super::page_of;
-use crate::contender::{Contender, Outcome};
+use persist_bench_work::{Contender, Outcome};
 
 /// Whether a write is forced to the disk before it is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

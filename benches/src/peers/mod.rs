@@ -5,12 +5,14 @@ mod files;
 mod object_stores;
 mod open_dal;
 mod persist;
+mod sqlite;
 
 pub(crate) use caches::{FutureMoka, Quick, SyncMoka};
 pub(crate) use files::{Blocking, Sync, TokioFiles};
 pub(crate) use object_stores::ObjectStores;
 pub(crate) use open_dal::OpenDal;
 pub(crate) use persist::Persist;
+pub(crate) use sqlite::{Bare, GroupCommit, Pooled, TokioRusqlite};
 
 /// The part of some unordered names that a page asks for.
 fn page_of<T: AsRef<str> + Ord>(mut names: Vec<T>, after: Option<&str>, limit: usize) -> Vec<String> {

@@ -8,7 +8,7 @@ use object_store::{Error, ObjectStore, ObjectStoreExt};
 use persist_core::Key;
 
 use super::{Sync, page_of};
-use crate::contender::{Contender, Outcome};
+use persist_bench_work::{Contender, Outcome};
 
 /// The `LocalFileSystem` of `object_store`.
 #[derive(Debug)]

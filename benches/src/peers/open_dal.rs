@@ -7,7 +7,7 @@ use opendal::{ErrorKind, Operator};
 use persist_core::Key;
 
 use super::page_of;
-use crate::contender::{Contender, Outcome};
+use persist_bench_work::{Contender, Outcome};
 
 /// OpenDAL's `fs` service with a folder for temp files, without which it writes in place.
 #[derive(Debug)]

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use persist_core::{BaseStorage, Key, ListOptions, StoreItem, StoreOptions, Value};
 
-use crate::contender::{Contender, Outcome};
+use persist_bench_work::{Contender, Outcome};
 
 /// A storage of persist behind the trait, as programs hold it.
 #[derive(Debug)]

@@ -10,17 +10,17 @@ use futures_util::future::try_join_all;
 use persist_core::Key;
 
 use crate::sample::Sample;
-use crate::work::{Job, measure};
+use crate::work::{Job, check_all, measure};
 
 /// A result with any error: a benchmark that fails says why and stops.
-pub(crate) type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
+pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// How many stores are under way at once when a storage is filled.
 const AT_ONCE: usize = 64;
 
 /// One way of keeping values. Its futures are known to the compiler, so that a contender that is called directly pays
 /// for no allocation that only the benchmark needs.
-pub(crate) trait Contender: Send + Sync + 'static {
+pub trait Contender: Send + Sync + 'static {
     /// Stores a value over whatever was there.
     fn store(&self, key: &Key, value: &Bytes) -> impl Future<Output = Outcome<()>> + Send;
 
@@ -55,14 +55,14 @@ pub(crate) trait Contender: Send + Sync + 'static {
 
 /// A contender of any type, to be measured.
 #[async_trait]
-pub(crate) trait Runner: Send + Sync {
+pub trait Runner: Send + Sync {
     /// Runs a job and says how fast it was.
     async fn run(self: Arc<Self>, job: Arc<Job>) -> Outcome<Sample>;
 
     /// Stores every key of the job.
     async fn fill(self: Arc<Self>, job: Arc<Job>) -> Outcome<()>;
 
-    /// Reads every key of the job back and compares every byte.
+    /// Reads every key of the job back and compares every byte with what its work leaves there.
     async fn verify(self: Arc<Self>, job: Arc<Job>) -> Outcome<()>;
 }
 
@@ -74,20 +74,14 @@ impl<C: Contender> Runner for C {
 
     async fn fill(self: Arc<Self>, job: Arc<Job>) -> Outcome<()> {
         let data = &job.data;
-        for first in (0..data.len()).step_by(AT_ONCE) {
-            let some = first..data.len().min(first + AT_ONCE);
+        for first in (0..data.count()).step_by(AT_ONCE) {
+            let some = first..data.count().min(first + AT_ONCE);
             try_join_all(some.map(|i| self.store(data.key(i), data.value(i)))).await?;
         }
         Ok(())
     }
 
     async fn verify(self: Arc<Self>, job: Arc<Job>) -> Outcome<()> {
-        for i in 0..job.data.len() {
-            let found = self.retrieve(job.data.key(i)).await?;
-            if found.as_ref() != Some(job.data.value(i)) {
-                return Err(format!("{:?} does not hold what was stored there", job.data.key(i)).into());
-            }
-        }
-        Ok(())
+        check_all(&*self, &job).await
     }
 }

@@ -2,20 +2,22 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// One run.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Sample {
     /// Values (or pages) a second.
-    pub(crate) rate: f64,
+    pub rate: f64,
     /// The time of a call: half of all took at most this.
-    pub(crate) p50: Duration,
+    pub p50: Duration,
     /// 99 of 100 took at most this.
-    pub(crate) p99: Duration,
+    pub p99: Duration,
 }
 
 impl Sample {
     /// From the times of all calls.
-    pub(crate) fn new(done: u64, elapsed: Duration, mut times: Vec<Duration>) -> Self {
+    pub fn new(done: u64, elapsed: Duration, mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or_default();
         Self { rate: done as f64 / elapsed.as_secs_f64(), p50: at(50), p99: at(99) }
@@ -23,7 +25,7 @@ impl Sample {
 }
 
 /// The middle of some figures.
-pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);
     match figures.len() {
@@ -34,7 +36,7 @@ pub(crate) fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
 }
 
 /// Half of the distance between the least and the greatest, as a share of the median.
-pub(crate) fn spread(figures: impl IntoIterator<Item = f64> + Clone) -> f64 {
+pub fn spread(figures: impl IntoIterator<Item = f64> + Clone) -> f64 {
     let (least, greatest) = figures
         .clone()
         .into_iter()
