@@ -68,6 +68,8 @@ impl Engine {
         };
         let connection = database.connect(Role::Writer).map_err(fail)?;
         database.check(&connection, descriptor)?;
+        // That was the first read, which made the log. SQLite syncs its name too, but takes no notice if that fails.
+        database.sync_folder().map_err(|error| system(descriptor, "open", "the folder of the log", error))?;
         connection.wal_hook(Some(note_log));
         let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(fail)?;
         // What a process left in the log when it died may not be on the disk. What is copied from there into the

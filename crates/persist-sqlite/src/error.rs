@@ -7,6 +7,8 @@ use rusqlite::ffi::{self, ErrorCode};
 pub(crate) fn kind_of(error: &rusqlite::Error) -> ErrorKind {
     match error.sqlite_error() {
         Some(failure) if failure.extended_code == ffi::SQLITE_IOERR_CORRUPTFS => ErrorKind::Corruption,
+        // The index of the log cannot be given room.
+        Some(failure) if failure.extended_code == ffi::SQLITE_IOERR_SHMSIZE => ErrorKind::Capacity,
         Some(failure) => kind_of_code(failure.code),
         None => match error {
             rusqlite::Error::QueryReturnedNoRows
@@ -49,7 +51,8 @@ fn cure(kind: ErrorKind) -> &'static str {
         ErrorKind::AccessDenied => "give this user the right to the database and its folder",
         ErrorKind::ReadOnly => "mount the disk writable, or open the storage with read_only",
         ErrorKind::Corruption => {
-            "the database is damaged; restore it from a backup (`verify` says what can still be read)"
+            "the database is damaged, or the disk cannot be read (SQLite does not tell which; the system's log does): \
+             restore it from a backup (`verify` says what can still be read)"
         }
         ErrorKind::Timeout => "a query took more work than an untrusted file may cause; do not use that file",
         ErrorKind::Unavailable => "check the database file, its folder and the disk, then open it again",

@@ -90,7 +90,8 @@ fn migrations() -> Result<Migrations, MigrationError> {
     Migrations::new(MIGRATIONS, [Migration::new("1.0.0", "entries", first)])
 }
 
-/// Whose database it is and in which version.
+/// Whose database it is and in which version, from the header alone: the rest of the file may be in the middle of a
+/// checkpoint that a power cut ended, and only sound together with the log.
 ///
 /// # Errors
 /// That it is another program's, or of a newer persist.
@@ -101,10 +102,6 @@ pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
             "its application_id is {application:#x}, not {APPLICATION_ID:#x}"
         )));
     }
-    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
-    if encoding != "UTF-8" {
-        return Err(Mismatch::Altered(format!("its text encoding is {encoding}, not UTF-8")));
-    }
     match number(connection, "user_version")? {
         VERSION => Ok(()),
         newer if newer > VERSION => {
@@ -114,12 +111,16 @@ pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
     }
 }
 
-/// Whether all objects are there as persist made them, and no other.
+/// Whether all objects are there as persist made them, and no other, and the text encoding is right.
 ///
 /// # Errors
 /// The first difference. A view in the place of a table, a trigger or an index over an expression would run what its
 /// author wants; `quick_check` finds nothing wrong with them.
 pub(crate) fn check_objects(connection: &Connection) -> Result<(), Mismatch> {
+    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
+    if encoding != "UTF-8" {
+        return Err(Mismatch::Altered(format!("its text encoding is {encoding}, not UTF-8")));
+    }
     let mut statement = connection.prepare("SELECT name, sql FROM sqlite_schema")?;
     let mut rows = statement.query(())?;
     let mut missing: Vec<&str> = objects().map(|(name, _)| name).collect();
