@@ -75,6 +75,8 @@ pub(crate) struct Database {
     /// How the file lay there when it was opened without locks.
     witness: Option<Witness>,
     config: SqliteConfig,
+    /// Device and number of the file when it was found.
+    file: Option<(u64, u64)>,
 }
 
 impl Database {
@@ -102,9 +104,14 @@ impl Database {
         check_rights(&path, &config).map_err(fail)?;
         let access = access(&path, &config, descriptor)?;
         let witness = access.is_blind().then(|| Witness::of(&path));
-        let database = Self { path, access, witness, config };
+        let database = Self { file: identity(&path), path, access, witness, config };
         database.check_before_use(descriptor)?;
         Ok(database)
+    }
+
+    /// Whether another file has the name by now: a restore has exchanged it.
+    pub(crate) fn was_replaced(&self) -> bool {
+        identity(&self.path) != self.file
     }
 
     /// How it was configured.
@@ -220,22 +227,22 @@ impl Database {
 
     /// Looks at the main file alone, as if nobody could change it, so that no log is replayed into, or because of, a file
     /// that is not ours; and through SQLite, because closing a descriptor of our own would drop its locks.
+    ///
+    /// A process that died while it copied its log into the file may have left one that is shorter than its header says;
+    /// the log completes it. SQLite reads the header of such a file if the schema may be written, which an immutable
+    /// file keeps it from.
     fn check_before_use(&self, descriptor: &Descriptor) -> Result<()> {
         let flags =
             OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
         let looked = Connection::open_with_flags(uri(&self.path, "?immutable=1"), flags)
-            .and_then(|connection| harden(&connection).map(|()| connection))
+            .and_then(|connection| {
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
+                Ok(connection)
+            })
             .map_err(Mismatch::from)
-            .and_then(|connection| schema::check_owner(&connection));
-        match looked {
-            // What is torn in the file may be whole in the log; `check` sees both.
-            Err(Mismatch::Sqlite(error))
-                if kind_of(&error) == ErrorKind::Corruption && has_log(&self.path) =>
-            {
-                Ok(())
-            }
-            looked => looked.map_err(|mismatch| self.refuse(descriptor, mismatch)),
-        }
+            .and_then(|connection| schema::check_header(&connection));
+        looked.map_err(|mismatch| self.refuse(descriptor, mismatch))
     }
 
     /// Whether what was opened without locks lies there as it did. What was read before somebody changed it is right,
@@ -318,8 +325,13 @@ impl Database {
     }
 }
 
+/// Device and number of what lies at a path.
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
 /// Nothing in the file may run code or change its meaning.
-fn harden(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn harden(connection: &Connection) -> rusqlite::Result<()> {
     for (setting, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -452,7 +464,7 @@ fn image(config: &SqliteConfig) -> std::result::Result<Vec<u8>, Mismatch> {
 }
 
 /// Makes missing folders, for this user alone, and forces each into the folder above it.
-fn make_folders(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn make_folders(folder: &Path) -> std::io::Result<()> {
     let missing: Vec<&Path> =
         folder.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
     for folder in missing.into_iter().rev() {
@@ -485,7 +497,7 @@ fn publish(path: &Path, folder: &Path, image: &[u8]) -> std::io::Result<()> {
 }
 
 /// Renames, but not over what is there.
-fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(crate) fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // A file system without that flag.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
@@ -496,7 +508,7 @@ fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder)?.sync_all()
 }
@@ -510,14 +522,14 @@ fn folder_of(path: &Path) -> &Path {
 }
 
 /// A path with something behind its name.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
 /// The path as SQLite's URI has it; what is not plain is written as `%XX`.
-fn uri(path: &Path, query: &str) -> String {
+pub(crate) fn uri(path: &Path, query: &str) -> String {
     use std::fmt::Write;
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {

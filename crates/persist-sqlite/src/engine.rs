@@ -67,6 +67,11 @@ impl Engine {
             sqlite(descriptor, "open", &what, error)
         };
         let connection = database.connect(Role::Writer).map_err(fail)?;
+        // The log beside the path would be that of another file.
+        if database.was_replaced() {
+            let message = "the database was replaced by a restore while it was opened; open it again";
+            return Err(descriptor.error(ErrorKind::Locked, "open", message));
+        }
         database.check(&connection, descriptor)?;
         // That was the first read, which made the log. SQLite syncs its name too, but takes no notice if that fails.
         database.sync_folder().map_err(|error| system(descriptor, "open", "the folder of the log", error))?;

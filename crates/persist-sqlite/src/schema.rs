@@ -90,13 +90,20 @@ fn migrations() -> Result<Migrations, MigrationError> {
     Migrations::new(MIGRATIONS, [Migration::new("1.0.0", "entries", first)])
 }
 
-/// Whose database it is and in which version, from the header alone: the rest of the file may be in the middle of a
-/// checkpoint that a power cut ended, and only sound together with the log.
+/// Whose database it is; 0: nobody said.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn application(connection: &Connection) -> rusqlite::Result<i64> {
+    number(connection, "application_id")
+}
+
+/// Whose database it is and in which version, from its header alone.
 ///
 /// # Errors
 /// That it is another program's, or of a newer persist.
-pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
-    let application = number(connection, "application_id")?;
+pub(crate) fn check_header(connection: &Connection) -> Result<(), Mismatch> {
+    let application = application(connection)?;
     if application != APPLICATION_ID {
         return Err(Mismatch::Foreign(format!(
             "its application_id is {application:#x}, not {APPLICATION_ID:#x}"
@@ -111,16 +118,25 @@ pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
     }
 }
 
-/// Whether all objects are there as persist made them, and no other, and the text encoding is right.
+/// As [`check_header`], and whether its texts are in the encoding that persist writes.
+///
+/// # Errors
+/// As there.
+pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
+    check_header(connection)?;
+    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
+    match encoding.as_str() {
+        "UTF-8" => Ok(()),
+        _ => Err(Mismatch::Altered(format!("its text encoding is {encoding}, not UTF-8"))),
+    }
+}
+
+/// Whether all objects are there as persist made them, and no other.
 ///
 /// # Errors
 /// The first difference. A view in the place of a table, a trigger or an index over an expression would run what its
 /// author wants; `quick_check` finds nothing wrong with them.
 pub(crate) fn check_objects(connection: &Connection) -> Result<(), Mismatch> {
-    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
-    if encoding != "UTF-8" {
-        return Err(Mismatch::Altered(format!("its text encoding is {encoding}, not UTF-8")));
-    }
     let mut statement = connection.prepare("SELECT name, sql FROM sqlite_schema")?;
     let mut rows = statement.query(())?;
     let mut missing: Vec<&str> = objects().map(|(name, _)| name).collect();

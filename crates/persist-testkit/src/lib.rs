@@ -25,6 +25,8 @@ mod harness;
 pub mod hostile;
 pub mod memory;
 pub mod model;
+mod snapshot;
 pub mod strategies;
 
 pub use harness::{Harness, Variant, Wrapped};
+pub use snapshot::TestSnapshot;
