@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags, accessat, renameat_w
 use rustix::io::Errno;
 
 use crate::config::{AutoVacuum, Durability, SqliteConfig};
-use crate::error::{kind_of, sqlite, system};
+use crate::error::{sqlite, system};
 use crate::schema::{self, Mismatch};
 
 /// How many prepared statements a connection keeps; there are about a dozen different ones.

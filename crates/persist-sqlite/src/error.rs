@@ -3,21 +3,31 @@
 use persist_core::{Descriptor, ErrorKind, Key, StorageError};
 use rusqlite::ffi::{self, ErrorCode};
 
+/// What SQLite says, without a code of its own, of a schema format that persist never wrote.
+const UNKNOWN_FORMAT: &str = "unsupported file format";
+
 /// What an error of SQLite means for a storage.
 pub(crate) fn kind_of(error: &rusqlite::Error) -> ErrorKind {
-    match error.sqlite_error() {
-        Some(failure) if failure.extended_code == ffi::SQLITE_IOERR_CORRUPTFS => ErrorKind::Corruption,
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(message)) if message == UNKNOWN_FORMAT => {
+            ErrorKind::Corruption
+        }
+        rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..) => ErrorKind::Corruption,
+        _ => error.sqlite_error().map_or(ErrorKind::Internal, kind_of_failure),
+    }
+}
+
+fn kind_of_failure(failure: &ffi::Error) -> ErrorKind {
+    match failure.extended_code {
+        // The second: a page lies beyond the end of the file.
+        ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_SHORT_READ => ErrorKind::Corruption,
         // The index of the log cannot be given room.
-        Some(failure) if failure.extended_code == ffi::SQLITE_IOERR_SHMSIZE => ErrorKind::Capacity,
-        Some(failure) => kind_of_code(failure.code),
-        None => match error {
-            rusqlite::Error::QueryReturnedNoRows
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::Utf8Error(..) => ErrorKind::Corruption,
-            _ => ErrorKind::Internal,
-        },
+        ffi::SQLITE_IOERR_SHMSIZE => ErrorKind::Capacity,
+        _ => kind_of_code(failure.code),
     }
 }
 

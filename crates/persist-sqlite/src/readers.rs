@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use persist_core::{Descriptor, ErrorKind, Result, StorageError};
 use r2d2::{ManageConnection, Pool, PooledConnection};
 use rusqlite::Connection;
-use scheduled_thread_pool::ScheduledThreadPool;
+use scheduled_thread_pool::{OnPoolDropBehavior, ScheduledThreadPool};
 
 use crate::database::{Database, Role};
 
@@ -45,8 +45,12 @@ impl Readers {
         })?);
         let open = Arc::new(Open::default());
         let opener = Opener { database: Arc::clone(database), open: Arc::clone(&open) };
-        let threads =
-            ScheduledThreadPool::builder().num_threads(1).thread_name_pattern("persist-sqlite").build();
+        // Without that its thread would outlive the pool by up to 30 s.
+        let threads = ScheduledThreadPool::builder()
+            .num_threads(1)
+            .thread_name_pattern("persist-sqlite")
+            .on_drop_behavior(OnPoolDropBehavior::DiscardPendingScheduled)
+            .build();
         let pool = Pool::builder()
             .max_size(config.pool_size)
             .min_idle(Some(AT_HAND.min(config.pool_size)))

@@ -461,7 +461,11 @@ impl BaseStorage for SqliteStorage {
             return Ok(());
         }
         // The connection that writes is the last to be closed, so that it can remove the log.
-        self.patient("close", |inner| Ok(inner.readers.close())).await?;
+        self.patient("close", |inner| {
+            inner.readers.close();
+            Ok(())
+        })
+        .await?;
         match &self.inner.writer {
             Some(writer) => writer.close().await,
             None => Ok(()),
