@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use libtest_mimic::{Arguments, Trial};
-use persist_core::{BaseStorage, OpenContext, Result};
+use persist_core::{BaseStorage, ByteSize, OpenContext, Result};
 use persist_sqlite::{Durability, SqliteConfig, SqliteStorage};
 use persist_testkit::crash::inject::{Excuse, Inject};
 use persist_testkit::crash::kill::Kill;
@@ -18,7 +18,9 @@ use persist_testkit::crash::{self, Report, Subject, Trouble, Workload};
 
 fn subject(name: &str, durability: Durability) -> Subject {
     let open = move |root: PathBuf| async move {
-        let config = SqliteConfig::new(root.join("main.db")).durability(durability);
+        let mut config = SqliteConfig::new(root.join("main.db")).durability(durability);
+        // Short, so that the log is copied and begun anew all the time.
+        config.log_limit = ByteSize(64 << 10);
         let storage = SqliteStorage::open("main", config, &OpenContext::default()).await?;
         Ok(Arc::new(storage) as Arc<dyn BaseStorage>) as Result<_>
     };
@@ -74,11 +76,13 @@ fn replay_concurrent(subject: &Subject) -> std::result::Result<Report, Trouble> 
 }
 
 /// What SQLite need not tell: it syncs the name of the log a second time; it gives the file system a hint how long the
-/// file will be; and changes that share a commit are tried one by one if that fails for want of space.
-const EXCUSES: [Excuse; 3] = [
+/// file will be; changes that share a commit are tried one by one if that fails for want of space; and a log that
+/// cannot be copied for want of space stays.
+const EXCUSES: [Excuse; 4] = [
     Excuse { call: "fsync", error: None, path: "/store" },
     Excuse { call: "ftruncate", error: None, path: "main.db" },
     Excuse { call: "pwrite64", error: Some("ENOSPC"), path: "main.db-wal" },
+    Excuse { call: "pwrite64", error: Some("ENOSPC"), path: "main.db" },
 ];
 
 /// Each system call of the script fails once, and each name from some call on; a short run draws from them.
