@@ -1,6 +1,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use parking_lot::Mutex;
+
 use super::host::Host;
 
 /// The image that `tests/redis/image` makes from Debian's packages.
@@ -28,8 +30,8 @@ impl Docker {
         let compose =
             ways.into_iter().find(works).ok_or("neither `docker compose` nor docker-compose is installed")?;
         let image = std::env::var("PERSIST_REDIS_IMAGE").unwrap_or_else(|_| DEBIAN_IMAGE.into());
-        if image == DEBIAN_IMAGE && !succeeds("docker", &["image", "inspect", DEBIAN_IMAGE]) {
-            make_image()?;
+        if image == DEBIAN_IMAGE {
+            provide_image()?;
         }
         let project = folder.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         Ok(Self { compose, image, folder: folder.to_owned(), project })
@@ -85,6 +87,13 @@ impl Host for Docker {
 
 pub(super) fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+/// Makes the image unless it is there; tests that begin together make it once.
+fn provide_image() -> Result<(), String> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock();
+    if succeeds("docker", &["image", "inspect", DEBIAN_IMAGE]) { Ok(()) } else { make_image() }
 }
 
 fn make_image() -> Result<(), String> {
