@@ -77,6 +77,11 @@ impl Cluster {
         Ok(map.link(&address, &self.dialer))
     }
 
+    /// Gives up the connections to all nodes.
+    pub(crate) fn close(&self) {
+        self.map.lock().links.values().for_each(|link| link.hang_up());
+    }
+
     /// The map may be wrong.
     pub(crate) fn doubt(&self) {
         self.doubted.store(true, Ordering::Release);

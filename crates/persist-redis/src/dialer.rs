@@ -102,7 +102,8 @@ impl Dialer {
 
     /// How long an attempt that moves so many bytes waits for its answer.
     pub(crate) fn patience(&self, bytes: usize) -> Duration {
-        self.attempt_timeout + PER_MEBIBYTE * u32::try_from(bytes >> 20).unwrap_or(u32::MAX)
+        let more = PER_MEBIBYTE.saturating_mul(u32::try_from(bytes >> 20).unwrap_or(u32::MAX));
+        self.attempt_timeout.saturating_add(more)
     }
 
     /// A bare connection, logged in.

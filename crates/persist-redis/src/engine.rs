@@ -21,6 +21,9 @@ const MOST_COMMANDS: usize = 512;
 /// The most bytes that go out in one piece, a single command aside.
 const MOST_BYTES: usize = 4 << 20;
 
+/// How long a call may take whose configured time is beyond the clock's reach.
+const FOREVER: Duration = Duration::from_secs(30 * 366 * 86_400);
+
 /// How often in a row a call is sent elsewhere without a pause: nodes that name each other must not keep it spinning.
 const REDIRECTS: u32 = 3;
 
@@ -77,7 +80,8 @@ impl Engine {
 
     /// When a call that begins now must end.
     pub(crate) fn deadline(&self) -> Instant {
-        Instant::now() + self.timeout
+        let now = Instant::now();
+        now.checked_add(self.timeout).unwrap_or_else(|| now + FOREVER)
     }
 
     /// Carries out one command.
@@ -272,6 +276,11 @@ impl Engine {
             }
             Refusal::Final(fault) => Verdict::Done(Err(fault)),
         }
+    }
+
+    /// Gives up all connections; a call that is on its way keeps its own until it has its answer.
+    pub(crate) fn close(&self) {
+        self.route.close();
     }
 
     /// All servers that have tags, each with one of them.

@@ -96,6 +96,11 @@ impl Link {
             *live = None;
         }
     }
+
+    /// Gives the connection up, whichever it is.
+    pub(crate) fn hang_up(&self) {
+        *self.live.lock() = None;
+    }
 }
 
 impl Live {

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use persist_core::{Key, ListOptions, MAX_PAGE, Page, Timestamp};
+use persist_core::{ErrorKind, Key, ListOptions, MAX_PAGE, Page, Timestamp};
 use tokio::time::Instant;
 
 use crate::answer;
@@ -41,6 +41,9 @@ impl Engine {
         };
         let mut found = Vec::with_capacity((limit + 1).min(MAX_PAGE));
         while found.len() <= limit {
+            if Instant::now() >= deadline {
+                return Err(too_many_expired());
+            }
             self.refill(&mut shelves, &to, share.min(limit + 1), now, deadline).await?;
             if !take(&mut shelves, &mut found, limit + 1) {
                 break;
@@ -79,7 +82,11 @@ impl Shelf {
         let mut values = answer::array(answer)?.into_iter();
         let exhausted = answer::text(values.next().unwrap_or_default())? == "1";
         let last = answer::bytes(values.next().unwrap_or_default())?.unwrap_or_default();
-        self.from = (!exhausted).then(|| [b"(".as_slice(), &last].concat());
+        let next = (!exhausted).then(|| [b"(".as_slice(), &last].concat());
+        if next.is_some() && (last.is_empty() || next == self.from) {
+            return Err(Fault::garbled("a listing that goes nowhere"));
+        }
+        self.from = next;
         for value in values {
             let key = Key::new(answer::text(value)?).map_err(|_| Fault::garbled("a key that is none"))?;
             self.keys.push_back(key);
@@ -90,6 +97,13 @@ impl Shelf {
     fn is_waiting(&self) -> bool {
         self.keys.is_empty() && self.from.is_some()
     }
+}
+
+/// The time was over before the page was full: so many keys in a row have expired and are not swept yet.
+fn too_many_expired() -> Fault {
+    let message =
+        "the listing passed over expired keys until its time was over; call maintain, or raise timeout";
+    Fault::new(ErrorKind::Timeout, message)
 }
 
 /// Moves keys in order until one of the shelves has to be filled (true) or all is done (false).

@@ -150,13 +150,17 @@ pub(crate) fn is_conflict(answer: &Value) -> bool {
 /// What the script answered.
 fn read(change: &Change, value: Value) -> Result<Done, Fault> {
     let mut values = answer::array(value)?.into_iter();
-    if answer::text(values.next().unwrap_or_default())? == "conflict" {
+    let word = answer::text(values.next().unwrap_or_default())?;
+    if word == "conflict" {
         let step = answer::integer(values.next().unwrap_or_default())?;
         let found = answer::text(values.next().unwrap_or_default())?;
         let found = found.parse().ok().map(Version::from_u64);
         return Ok(Done::Conflict(usize::try_from(step).unwrap_or(1).saturating_sub(1), found));
     }
-    let made = change.steps.iter().zip(values.chain(std::iter::repeat(Value::Nil)));
+    if word != "done" || values.len() != change.steps.len() {
+        return Err(Fault::garbled("no answer for each step"));
+    }
+    let made = change.steps.iter().zip(values);
     made.map(|(step, value)| read_step(step, value)).collect::<Result<_, _>>().map(Done::Made)
 }
 

@@ -60,6 +60,15 @@ impl Route {
         }
     }
 
+    /// Gives up all connections.
+    pub(crate) fn close(&self) {
+        match self {
+            Self::Server(link) => link.hang_up(),
+            Self::Sentinel(sentinels) => sentinels.close(),
+            Self::Cluster(cluster) => cluster.close(),
+        }
+    }
+
     /// A server said that a tag lies at `address`.
     pub(crate) fn moved(&self, tag: Tag, from: &Arc<Link>, address: &str) {
         match self {

@@ -58,6 +58,13 @@ impl Sentinels {
         }
     }
 
+    /// Gives up the connection to the primary.
+    pub(crate) fn close(&self) {
+        if let Some(link) = &*self.primary.lock() {
+            link.hang_up();
+        }
+    }
+
     /// Asks one sentinel after the other.
     async fn ask(&self) -> Result<Address, Fault> {
         let mut last = self.silent();

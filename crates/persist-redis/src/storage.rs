@@ -267,6 +267,7 @@ impl BaseStorage for RedisStorage {
         if let Some(sweeper) = self.sweeper.lock().take() {
             sweeper.abort();
         }
+        self.inner.engine.close();
         Ok(())
     }
 }

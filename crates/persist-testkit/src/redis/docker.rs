@@ -44,6 +44,7 @@ impl Docker {
         command
             .env("COMPOSE_PROJECT_NAME", &self.project)
             .env("PERSIST_REDIS_IMAGE", &self.image)
+            .env("PERSIST_REDIS_USER", user())
             .env("PERSIST_REDIS_RUN", &self.folder);
         run(&mut command);
     }
@@ -83,6 +84,11 @@ impl Host for Docker {
             "ids=$(docker ps --all --quiet --filter {filter}); [ -z \"$ids\" ] || docker rm --force --volumes $ids"
         )
     }
+}
+
+/// Who runs the tests, as the engine wants it.
+fn user() -> String {
+    format!("{}:{}", rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())
 }
 
 pub(super) fn repository(path: &str) -> PathBuf {

@@ -17,6 +17,7 @@
 mod deployment;
 mod docker;
 mod host;
+mod impostor;
 mod layout;
 mod processes;
 mod proxy;
@@ -24,6 +25,7 @@ mod resp;
 mod server;
 
 pub use deployment::{Deployment, Kind};
+pub use impostor::Impostor;
 pub use proxy::Proxy;
 pub use resp::{Reply, Wire};
 pub use server::Server;
