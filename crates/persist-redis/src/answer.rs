@@ -19,7 +19,11 @@ pub(crate) fn map(value: Value) -> Result<Vec<(Value, Value)>, Fault> {
     match value {
         Value::Map(pairs) => Ok(pairs),
         other => {
-            let mut values = array(other)?.into_iter();
+            let values = array(other)?;
+            if values.len() % 2 != 0 {
+                return Err(Fault::garbled("a name without a content"));
+            }
+            let mut values = values.into_iter();
             let mut pairs = Vec::new();
             while let (Some(name), Some(content)) = (values.next(), values.next()) {
                 pairs.push((name, content));

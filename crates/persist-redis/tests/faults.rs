@@ -298,6 +298,20 @@ async fn a_server_without_memory_says_so_and_keeps_what_it_has() {
     assert_eq!(storage.stats().await.unwrap().counters["server_may_evict"], 1);
 }
 
+/// What too few replicas have may get lost, and says so; what changed nothing does not wait for replicas.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_that_too_few_replicas_have_is_not_acknowledged() {
+    let Some(redis) = Deployment::standalone() else { return };
+    let config = RedisConfig { replicas: 1, ..config(&redis, false, 1) };
+    let storage = open(config.timeouts(CALL, ATTEMPT, ATTEMPT)).await;
+    let error = storage.store(&key("k"), number(1), StoreOptions::new()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome_unknown()), (ErrorKind::Unavailable, true), "{error:?}");
+    assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+    let error = storage.store(&key("k"), number(2), StoreOptions::new().if_absent()).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome_unknown()), (ErrorKind::Conflict, false), "{error:?}");
+    assert_eq!(storage.get::<u64>("k").await.unwrap(), Some(1));
+}
+
 /// Values up to the limit are kept; a server that takes less ends the connection, which is an error and nothing worse.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_is_too_large_for_the_storage_or_the_server_is_refused() {

@@ -80,8 +80,31 @@ async fn a_foreign_value_in_the_place_of_an_entry_is_damage() {
         let error = storage.retrieve(&key(name)).await.unwrap_err();
         assert_eq!((error.kind(), error.key()), (ErrorKind::Corruption, Some(&key(name))), "{error:?}");
     }
+    // There is nothing that a touch could keep.
+    let touch = storage.touch(&key("hash"), persist_core::Expiry::Never).await;
+    assert_eq!(touch.unwrap_err().kind(), ErrorKind::Corruption);
+    assert_eq!(server.command(&["HGET", &format!("{base}/hash"), "m"]).text(), "junk");
+    // What is stored over it has nothing of it, not even how long it was to live.
+    server.command(&["PEXPIRE", &format!("{base}/hash"), "3600000"]);
+    server.command(&["ZADD", &format!("{base}#expiry"), "1", "hash"]);
     storage.put("hash", &2).await.unwrap();
     assert_eq!(storage.get::<u8>("hash").await.unwrap(), Some(2));
+    assert_eq!(server.command(&["PTTL", &format!("{base}/hash")]).integer(), -1, "it never expires");
+    assert_eq!(storage.maintain().await.unwrap().expired, 0);
+}
+
+/// The number of the database counts, from the URL and from `db`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn databases_are_apart() {
+    let Some(redis) = Deployment::standalone() else { return };
+    let first = config(&redis, false, 1);
+    let by_url = RedisConfig::url(format!("{}/1", redis.url())).namespace(first.namespace.clone());
+    let by_db = RedisConfig { db: Some(1), ..first.clone() };
+    let (first, by_url, by_db) =
+        (open(first).await.unwrap(), open(by_url).await.unwrap(), open(by_db).await.unwrap());
+    by_url.put("k", &1).await.unwrap();
+    assert_eq!(by_db.get::<u8>("k").await.unwrap(), Some(1));
+    assert_eq!(first.get::<u8>("k").await.unwrap(), None);
 }
 
 /// A part of a large value that was damaged is seen by whoever reads that part, and by nobody else.
