@@ -85,11 +85,10 @@ impl Deployment {
         start: impl FnOnce(&Path, &Arc<dyn Host>) -> (Vec<Server>, Vec<Server>),
     ) -> Option<Self> {
         let folder = tempfile::Builder::new().prefix("persist-redis-").tempdir();
-        let folder = folder.unwrap_or_else(|error| panic!("no temporary folder: {error}")).keep();
-        let Some(host) = host(&folder) else {
-            let _ = std::fs::remove_dir_all(&folder);
-            return None;
-        };
+        let folder = folder.unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+        let host = host(folder.path())?;
+        // From here on the reaper removes it.
+        let folder = folder.keep();
         let host: Arc<dyn Host> = host.into();
         let reaper = reaper(&folder, host.as_ref());
         let (servers, sentinels) = start(&folder, &host);

@@ -31,10 +31,11 @@ pub(super) fn free_ports<const N: usize>() -> [u16; N] {
     held.map(|listener| listener.local_addr().map_or(0, |address| address.port()))
 }
 
-/// What all servers have in common: the loopback interface, and writes that survive `kill -9`.
+/// What all servers have in common: the loopback interface, and writes that survive `kill -9`. With `everysec` a server
+/// acknowledges writes before it has given them to the kernel while an fsync is under way; with `no` it never does.
 fn common(port: u16) -> String {
     format!(
-        "bind 127.0.0.1\nport {port}\ndir ./\nsave \"\"\nappendonly yes\nappendfsync everysec\n\
+        "bind 127.0.0.1\nport {port}\ndir ./\nsave \"\"\nappendonly yes\nappendfsync no\n\
          requirepass {PASSWORD}\nmasterauth {PASSWORD}\nenable-debug-command local\nlogfile \"\"\n"
     )
 }
