@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{BaseStorage, Clock, Result, SystemClock};
+use crate::{BaseStorage, Clock, Restored, Result, SnapshotSource, SystemClock, restore_entries};
 
 /// How a section of the configuration becomes a storage. A manager keeps a registry of these, and a program adds its
 /// own with one call.
@@ -36,6 +36,40 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// Why it cannot be opened.
     async fn open(name: &str, config: Self::Config, context: &OpenContext) -> Result<Arc<dyn BaseStorage>>;
+
+    /// Replaces everything in a storage, which nobody has open, by what a snapshot holds. The snapshot has been verified;
+    /// if it is in files, a storage of this type wrote them.
+    ///
+    /// The default opens the storage and restores key by key ([`restore_entries`]). A backend that can do better builds
+    /// the new storage beside the old one, verifies it, and exchanges the two in one step.
+    ///
+    /// # Errors
+    /// `Locked` if somebody has the storage open and that matters; why it cannot be restored.
+    async fn restore(
+        name: &str,
+        config: Self::Config,
+        context: &OpenContext,
+        source: &mut dyn SnapshotSource,
+    ) -> Result<Restored> {
+        let storage = Self::open(name, config, context).await?;
+        let restored = restore_entries(storage.as_ref(), source).await;
+        let closed = storage.close().await;
+        restored.and_then(|restored| closed.map(|()| restored))
+    }
+
+    /// Opens the files that a storage of this type wrote into a snapshot, for reading alone; `None` for a type that
+    /// writes none.
+    ///
+    /// # Errors
+    /// Why they cannot be opened.
+    async fn open_snapshot(
+        name: &str,
+        source: &dyn SnapshotSource,
+        context: &OpenContext,
+    ) -> Result<Option<Arc<dyn BaseStorage>>> {
+        let _ = (name, source, context);
+        Ok(None)
+    }
 }
 
 /// What a backend is opened with beside its own section.

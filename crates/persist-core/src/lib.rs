@@ -34,6 +34,7 @@ mod options;
 mod page;
 mod report;
 mod secret;
+mod snapshot;
 mod storage;
 mod tags;
 mod units;
@@ -60,6 +61,10 @@ pub use options::{Condition, DEFAULT_PAGE, DeleteOptions, Expiry, ListOptions, M
 pub use page::Page;
 pub use report::{Health, HealthStatus, Maintenance, Problem, Stats, Verification};
 pub use secret::Secret;
+pub use snapshot::{
+    Consistency, Restored, SnapshotSink, SnapshotSource, SnapshotSummary, StorageSource, restore_entries,
+    snapshot_entries,
+};
 pub use storage::{BaseStorage, verify_values};
 pub use tags::Tags;
 pub use units::{ByteSize, HumanDuration};

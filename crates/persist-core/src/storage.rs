@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::{
     Condition, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, Key, ListOptions, Maintenance,
-    Metadata, Operation, Outcome, Page, Result, Stats, StorageError, StoreItem, StoreOptions, Value,
-    Verification, check_distinct,
+    Metadata, Operation, Outcome, Page, Result, SnapshotSink, SnapshotSummary, Stats, StorageError,
+    StoreItem, StoreOptions, Value, Verification, check_distinct, snapshot_entries,
 };
 
 /// One storage: a file tree, a database, a cache, a server, or a layer over another storage.
@@ -199,6 +199,18 @@ pub trait BaseStorage: Send + Sync + Debug + 'static {
     /// What keeps it from reading at all.
     async fn verify(&self) -> Result<Verification> {
         verify_values(self).await
+    }
+
+    /// Writes a copy of everything that is stored, while others go on reading and writing. Each value in it is whole and
+    /// belongs to its metadata; what did not change meanwhile is in it, what had expired is not.
+    ///
+    /// Snapshots are kept, verified and restored by `persist-backup`. The default gives one entry after the other.
+    ///
+    /// # Errors
+    /// `Corruption` naming the key of a damaged value, which is never left out silently; `Closed`, and what the backend
+    /// and the sink meet.
+    async fn snapshot(&self, sink: &mut dyn SnapshotSink) -> Result<SnapshotSummary> {
+        snapshot_entries(self, sink).await
     }
 
     /// Makes everything durable and ends the storage; every later call says `Closed`. Closing twice is no error.

@@ -38,6 +38,7 @@ mod pool;
 mod probe;
 mod reader;
 mod record;
+mod restore;
 mod root;
 mod session;
 mod stage;

@@ -40,6 +40,15 @@ impl Root {
         &self.folder
     }
 
+    /// True if the path still leads to this folder.
+    pub(crate) fn is_at(&self, path: &Path) -> bool {
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        match (rustix::fs::stat(path), rustix::fs::fstat(&self.folder)) {
+            (Ok(there), Ok(here)) => (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino),
+            _ => false,
+        }
+    }
+
     /// Opens what lies at a path below; the empty path is the root.
     pub(crate) fn open_at(&self, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { "." } else { path };

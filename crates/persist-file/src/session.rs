@@ -153,6 +153,21 @@ pub(crate) fn sweep(root: &Root) -> Result<u64, Errno> {
     Ok(removed)
 }
 
+/// The process that has the storage open for writing, if there is one. The commit lock must be held.
+pub(crate) fn in_use(root: &Root) -> Result<Option<String>, Errno> {
+    let temps = match root.open_folder(TEMPS) {
+        Err(Errno::NOENT) => return Ok(None),
+        found => found?,
+    };
+    for name in names(&temps)? {
+        let Ok(folder) = root.open_folder(&format!("{TEMPS}/{name}")) else { continue };
+        if flock(&folder, FlockOperation::NonBlockingLockExclusive) == Err(Errno::WOULDBLOCK) {
+            return Ok(Some(name.split('-').next().unwrap_or_default().to_owned()));
+        }
+    }
+    Ok(None)
+}
+
 fn empty(folder: &OwnedFd) -> Result<u64, Errno> {
     let mut removed = 0;
     for name in names(folder)? {

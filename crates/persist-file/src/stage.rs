@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
-use persist_core::{Condition, Key, Metadata, StorageError, StoreItem, Value, Version};
+use persist_core::{Condition, Entry, Key, Metadata, StorageError, StoreItem, Value, Version};
 use rustix::fs::fsync;
 use rustix::io::{Errno, retry_on_intr};
 
@@ -59,6 +59,22 @@ impl Staged {
             stored,
             may_yield: false,
         })
+    }
+
+    /// Writes the temp file of a value that keeps the metadata which it has.
+    pub(crate) fn exact(
+        place: &Place,
+        writer: &Writer,
+        key: Key,
+        entry: Entry,
+    ) -> Result<Self, StorageError> {
+        let Entry { value, metadata } = entry;
+        let path = KeyPath::of(&key);
+        let (seen, _) = look(place, &path, "restore").map_err(|error| error.with_key(&key))?;
+        let written = write_temp(place, writer, &value, &metadata);
+        let (temp, form) = written.map_err(|error| error.with_key(&key))?;
+        let condition = Condition::None;
+        Ok(Self { key, path, value, condition, metadata, form, temp, seen, stored: None, may_yield: false })
     }
 
     /// Lets a newer version that was stored in the meantime stand: right for an unconditional store on its own, which

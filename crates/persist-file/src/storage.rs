@@ -8,8 +8,9 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use persist_core::{
     Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
-    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
-    Stats, StorageError, StoreItem, StoreOptions, Value, Verification, check_distinct, verify_values,
+    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Restored,
+    Result, SnapshotSource, Stats, StorageError, StoreItem, StoreOptions, Value, Verification,
+    check_distinct, verify_values,
 };
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -21,6 +22,7 @@ use crate::maintenance::{is_live, maintain, strangers};
 use crate::name::KeyPath;
 use crate::place::Place;
 use crate::reader::{ReadError, Reader, Wait};
+use crate::restore::restore;
 use crate::root::Root;
 use crate::stage::Staged;
 use crate::writer::{Answer, Caller, Done, Step, Writer, WriterError, again, lock_error};
@@ -60,7 +62,15 @@ impl FileStorage {
     /// `InvalidConfig` if it is to be read and is not there; `AccessDenied`, `Locked`, and what the disk says.
     pub async fn open(name: &str, config: FileConfig, context: &OpenContext) -> Result<Self> {
         let (name, context) = (name.to_owned(), context.clone());
-        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&name, config, &context));
+        let opened = tokio::task::spawn_blocking(move || {
+            loop {
+                let storage = Self::open_blocking(&name, config.clone(), &context)?;
+                // A restore may have exchanged the folder while this waited for its lock.
+                if storage.inner.place.root.is_at(&context.resolve(&config.base_path)) {
+                    return Ok(storage);
+                }
+            }
+        });
         opened.await.unwrap_or_else(|error| Err(broken("open", error)))
     }
 
@@ -95,7 +105,7 @@ impl FileStorage {
     }
 
     /// Runs a change where it may wait for the disk. It runs to its end even if the caller does not wait for it.
-    async fn change<T: Send + 'static>(
+    pub(crate) async fn change<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Place, &Writer, &Caller) -> Result<T> + Send + 'static,
@@ -208,12 +218,15 @@ fn no_answer(place: &Place, operation: &'static str) -> StorageError {
     place.descriptor.error(ErrorKind::Internal, operation, "a change got no answer")
 }
 
-fn broken(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> StorageError {
+pub(crate) fn broken(
+    operation: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StorageError {
     let message = format!("the task that does the work ended before its time: {error}");
     StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
 }
 
-fn describe(name: &str, config: &FileConfig, context: &OpenContext) -> Descriptor {
+pub(crate) fn describe(name: &str, config: &FileConfig, context: &OpenContext) -> Descriptor {
     let capabilities = Capabilities {
         durable: true,
         shared: true,
@@ -487,5 +500,14 @@ impl Backend for FileBackend {
 
     async fn open(name: &str, config: FileConfig, context: &OpenContext) -> Result<Arc<dyn BaseStorage>> {
         Ok(Arc::new(FileStorage::open(name, config, context).await?))
+    }
+
+    async fn restore(
+        name: &str,
+        config: FileConfig,
+        context: &OpenContext,
+        source: &mut dyn SnapshotSource,
+    ) -> Result<Restored> {
+        restore(name, config, context, source).await
     }
 }

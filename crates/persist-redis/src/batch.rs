@@ -12,6 +12,9 @@ use crate::reading;
 use crate::recovery::{Done, Made};
 use crate::storage::{Inner, RedisStorage};
 
+/// For how long a value is taken that is asked for in a batch: as many are asked for at a time as fit into one piece.
+const GUESS: usize = 32 << 10;
+
 impl RedisStorage {
     pub(crate) async fn retrieve_batch(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {
         const OPERATION: &str = "retrieve_many";
@@ -21,7 +24,7 @@ impl RedisStorage {
         }
         let call = |key: &Key| {
             let cmd = reading::whole(&engine.keyspace, key);
-            Call { tag: engine.keyspace.tag(key), bytes: 0, body: Body::Read(cmd) }
+            Call { tag: engine.keyspace.tag(key), bytes: GUESS, body: Body::Read(cmd) }
         };
         let answers = engine.run(keys.iter().map(call).collect(), engine.deadline()).await;
         let read = |(key, answer): (&Key, std::result::Result<redis::Value, Fault>)| {

@@ -3,7 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -64,6 +64,8 @@ pub(crate) struct Database {
     pub(crate) path: PathBuf,
     pub(crate) access: Access,
     config: SqliteConfig,
+    /// Device and number of the file when it was found.
+    file: Option<(u64, u64)>,
 }
 
 impl Database {
@@ -89,9 +91,14 @@ impl Database {
             }
         }
         let access = access(&path, &config, descriptor)?;
-        let database = Self { path, access, config };
+        let database = Self { file: identity(&path), path, access, config };
         database.check_before_use(descriptor)?;
         Ok(database)
+    }
+
+    /// Whether another file has the name by now: a restore has exchanged it.
+    pub(crate) fn was_replaced(&self) -> bool {
+        identity(&self.path) != self.file
     }
 
     /// How it was configured.
@@ -198,13 +205,21 @@ impl Database {
 
     /// Looks at the main file alone, as if nobody could change it, so that no log is replayed into, or because of, a file
     /// that is not ours; and through SQLite, because closing a descriptor of our own would drop its locks.
+    ///
+    /// A process that died while it copied its log into the file may have left one that is shorter than its header says;
+    /// the log completes it. SQLite reads the header of such a file if the schema may be written, which an immutable
+    /// file keeps it from.
     fn check_before_use(&self, descriptor: &Descriptor) -> Result<()> {
         let flags =
             OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_READ_ONLY;
         let looked = Connection::open_with_flags(uri(&self.path, "?immutable=1"), flags)
-            .and_then(|connection| harden(&connection).map(|()| connection))
+            .and_then(|connection| {
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+                connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true)?;
+                Ok(connection)
+            })
             .map_err(Mismatch::from)
-            .and_then(|connection| schema::check_owner(&connection));
+            .and_then(|connection| schema::check_header(&connection));
         looked.map_err(|mismatch| self.refuse(descriptor, mismatch))
     }
 
@@ -260,8 +275,13 @@ impl Database {
     }
 }
 
+/// Device and number of what lies at a path.
+pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
 /// Nothing in the file may run code or change its meaning.
-fn harden(connection: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn harden(connection: &Connection) -> rusqlite::Result<()> {
     for (setting, on) in [
         (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
         (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
@@ -349,7 +369,7 @@ fn image(config: &SqliteConfig) -> std::result::Result<Vec<u8>, Mismatch> {
 }
 
 /// Makes missing folders, for this user alone, and forces each into the folder above it.
-fn make_folders(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn make_folders(folder: &Path) -> std::io::Result<()> {
     let missing: Vec<&Path> =
         folder.ancestors().take_while(|at| !at.as_os_str().is_empty() && !at.exists()).collect();
     for folder in missing.into_iter().rev() {
@@ -382,7 +402,7 @@ fn publish(path: &Path, folder: &Path, image: &[u8]) -> std::io::Result<()> {
 }
 
 /// Renames, but not over what is there.
-fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+pub(crate) fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
     match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         // A file system without that flag.
         Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
@@ -393,20 +413,20 @@ fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
     }
 }
 
-fn sync_folder(folder: &Path) -> std::io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder)?.sync_all()
 }
 
 /// A path with something behind its name.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
 }
 
 /// The path as SQLite's URI has it; what is not plain is written as `%XX`.
-fn uri(path: &Path, query: &str) -> String {
+pub(crate) fn uri(path: &Path, query: &str) -> String {
     use std::fmt::Write;
     let mut uri = "file:".to_owned();
     for byte in path.as_os_str().as_bytes() {

@@ -67,6 +67,11 @@ impl Engine {
             sqlite(descriptor, "open", &what, error)
         };
         let connection = database.connect(Role::Writer).map_err(fail)?;
+        // The log beside the path would be that of another file.
+        if database.was_replaced() {
+            let message = "the database was replaced by a restore while it was opened; open it again";
+            return Err(descriptor.error(ErrorKind::Locked, "open", message));
+        }
         database.check(&connection, descriptor)?;
         connection.wal_hook(Some(note_log));
         let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(fail)?;

@@ -30,8 +30,10 @@ mod maintenance;
 pub mod migration;
 mod query;
 mod readers;
+mod restore;
 mod row;
 mod schema;
+mod snapshot;
 mod storage;
 mod writer;
 

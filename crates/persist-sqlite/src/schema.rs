@@ -90,20 +90,24 @@ fn migrations() -> Result<Migrations, MigrationError> {
     Migrations::new(MIGRATIONS, [Migration::new("1.0.0", "entries", first)])
 }
 
-/// Whose database it is and in which version.
+/// Whose database it is; 0: nobody said.
+///
+/// # Errors
+/// What SQLite says.
+pub(crate) fn application(connection: &Connection) -> rusqlite::Result<i64> {
+    number(connection, "application_id")
+}
+
+/// Whose database it is and in which version, from its header alone.
 ///
 /// # Errors
 /// That it is another program's, or of a newer persist.
-pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
-    let application = number(connection, "application_id")?;
+pub(crate) fn check_header(connection: &Connection) -> Result<(), Mismatch> {
+    let application = application(connection)?;
     if application != APPLICATION_ID {
         return Err(Mismatch::Foreign(format!(
             "its application_id is {application:#x}, not {APPLICATION_ID:#x}"
         )));
-    }
-    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
-    if encoding != "UTF-8" {
-        return Err(Mismatch::Altered(format!("its text encoding is {encoding}, not UTF-8")));
     }
     match number(connection, "user_version")? {
         VERSION => Ok(()),
@@ -111,6 +115,19 @@ pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
             Err(Mismatch::Newer(format!("it has format {newer}, and this program knows up to {VERSION}")))
         }
         other => Err(Mismatch::Altered(format!("its user_version is {other}, which persist never wrote"))),
+    }
+}
+
+/// As [`check_header`], and whether its texts are in the encoding that persist writes.
+///
+/// # Errors
+/// As there.
+pub(crate) fn check_owner(connection: &Connection) -> Result<(), Mismatch> {
+    check_header(connection)?;
+    let encoding: String = connection.pragma_query_value(None, "encoding", |row| row.get(0))?;
+    match encoding.as_str() {
+        "UTF-8" => Ok(()),
+        _ => Err(Mismatch::Altered(format!("its text encoding is {encoding}, not UTF-8"))),
     }
 }
 

@@ -5,8 +5,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use persist_core::{
     Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
-    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
-    Stats, StorageError, StoreItem, StoreOptions, Value, Verification, check_distinct,
+    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Restored,
+    Result, SnapshotSink, SnapshotSource, SnapshotSummary, Stats, StorageError, StoreItem, StoreOptions,
+    Value, Verification, check_distinct,
 };
 use rusqlite::Connection;
 
@@ -18,7 +19,9 @@ use crate::error::{damage, sqlite};
 use crate::maintenance;
 use crate::query::{self, Listing, QueryError, Reach};
 use crate::readers::Readers;
+use crate::restore::restore;
 use crate::row::RowError;
+use crate::snapshot::open_snapshot;
 use crate::writer::Writer;
 
 /// Values up to this size are hashed on the caller's thread.
@@ -37,9 +40,9 @@ pub struct SqliteStorage {
 }
 
 #[derive(Debug)]
-struct Inner {
-    descriptor: Arc<Descriptor>,
-    database: Arc<Database>,
+pub(crate) struct Inner {
+    pub(crate) descriptor: Arc<Descriptor>,
+    pub(crate) database: Arc<Database>,
     readers: Readers,
     /// `None`: open for reading only.
     writer: Option<Writer>,
@@ -62,16 +65,14 @@ impl SqliteStorage {
         let descriptor = Arc::new(describe(name, &config, context));
         config.check().map_err(|message| descriptor.error(ErrorKind::InvalidConfig, "open", message))?;
         let path = context.resolve(&config.path);
-        let database = Arc::new(Database::find(path, config, &descriptor)?);
-        let writer = match database.config().read_only {
-            true => None,
-            false => Some(Writer::open(&database, &descriptor)?),
-        };
-        let readers = Readers::open(&database, &descriptor)?;
-        if writer.is_none() {
-            database.check(&*readers.get("open")?, &descriptor)?;
+        loop {
+            let database = Arc::new(Database::find(path.clone(), config.clone(), &descriptor)?);
+            let opened = Inner::open(Arc::clone(&descriptor), Arc::clone(&database));
+            // A restore may have exchanged the file while this waited for its lock.
+            if !database.was_replaced() {
+                return opened.map(|inner| Self { inner: Arc::new(inner) });
+            }
         }
-        Ok(Self { inner: Arc::new(Inner { descriptor, database, readers, writer }) })
     }
 
     fn writer(&self, operation: &'static str) -> Result<&Writer> {
@@ -103,7 +104,7 @@ impl SqliteStorage {
     }
 
     /// Runs something on a thread that may be held up.
-    async fn patient<T: Send + 'static>(
+    pub(crate) async fn patient<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
@@ -149,6 +150,18 @@ impl SqliteStorage {
 }
 
 impl Inner {
+    fn open(descriptor: Arc<Descriptor>, database: Arc<Database>) -> Result<Self> {
+        let writer = match database.config().read_only {
+            true => None,
+            false => Some(Writer::open(&database, &descriptor)?),
+        };
+        let readers = Readers::open(&database, &descriptor)?;
+        if writer.is_none() {
+            database.check(&*readers.get("open")?, &descriptor)?;
+        }
+        Ok(Self { descriptor, database, readers, writer })
+    }
+
     fn query_error(&self, operation: &'static str, key: Option<&Key>, error: QueryError) -> StorageError {
         let error = match error {
             QueryError::Row(RowError::Sqlite(error)) => {
@@ -169,7 +182,10 @@ impl Inner {
     }
 }
 
-fn broken(operation: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> StorageError {
+pub(crate) fn broken(
+    operation: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StorageError {
     let message = format!("the task that does the work ended before its time: {error}");
     StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
 }
@@ -201,7 +217,7 @@ fn outcome_of(done: Done) -> Result<Outcome> {
     }
 }
 
-fn describe(name: &str, config: &SqliteConfig, context: &OpenContext) -> Descriptor {
+pub(crate) fn describe(name: &str, config: &SqliteConfig, context: &OpenContext) -> Descriptor {
     let capabilities = Capabilities {
         durable: true,
         shared: true,
@@ -413,6 +429,12 @@ impl BaseStorage for SqliteStorage {
         self.patient("verify", |inner| maintenance::verify(&inner.readers, &inner.descriptor)).await
     }
 
+    /// The database as it is at one moment, in a file that SQLite opens. Changes go on meanwhile; the log is not used
+    /// anew before the copy is complete.
+    async fn snapshot(&self, sink: &mut dyn SnapshotSink) -> Result<SnapshotSummary> {
+        self.copy_into(sink).await
+    }
+
     async fn close(&self) -> Result<()> {
         if !self.describe().close() {
             return Ok(());
@@ -459,5 +481,23 @@ impl Backend for SqliteBackend {
 
     async fn open(name: &str, config: SqliteConfig, context: &OpenContext) -> Result<Arc<dyn BaseStorage>> {
         Ok(Arc::new(SqliteStorage::open(name, config, context).await?))
+    }
+
+    async fn restore(
+        name: &str,
+        config: SqliteConfig,
+        context: &OpenContext,
+        source: &mut dyn SnapshotSource,
+    ) -> Result<Restored> {
+        restore(name, config, context, source).await
+    }
+
+    async fn open_snapshot(
+        name: &str,
+        source: &dyn SnapshotSource,
+        context: &OpenContext,
+    ) -> Result<Option<Arc<dyn BaseStorage>>> {
+        let opened = open_snapshot(name, source, context).await?;
+        Ok(opened.map(|storage| Arc::new(storage) as Arc<dyn BaseStorage>))
     }
 }

@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use persist_core::{
-    BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, async_trait,
+    Backend, BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, SnapshotSource,
+    async_trait,
 };
-use persist_sqlite::{Durability, SqliteConfig, SqliteStorage};
+use persist_sqlite::{Durability, SqliteBackend, SqliteConfig, SqliteStorage};
 use persist_testkit::{Harness, Variant};
 use rusqlite::Connection;
 
@@ -80,6 +81,11 @@ impl Harness for Sqlite {
         let cast = if kind == "json" { "CAST(?1 AS TEXT)" } else { "?1" };
         let sql = format!("UPDATE entries SET value = {cast} WHERE key = ?2");
         database.execute(&sql, rusqlite::params![value, &**key]).unwrap() == 1
+    }
+
+    async fn open_snapshot(&self, snapshot: &dyn SnapshotSource) -> Result<Option<Arc<dyn BaseStorage>>> {
+        let context = OpenContext { clock: self.clock.clone(), ..OpenContext::default() };
+        SqliteBackend::open_snapshot("main", snapshot, &context).await
     }
 
     fn skips(&self, _: &str) -> Option<&'static str> {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use persist_core::{
     BaseStorage, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, Key, ListOptions, Maintenance,
-    Metadata, Operation, Outcome, Page, Result, Stats, StorageError, StoreItem, StoreOptions, Value,
-    Verification,
+    Metadata, Operation, Outcome, Page, Result, SnapshotSink, SnapshotSummary, Stats, StorageError,
+    StoreItem, StoreOptions, Value, Verification,
 };
 
 /// What goes wrong, in which calls.
@@ -311,6 +311,11 @@ impl BaseStorage for FaultStorage {
     async fn verify(&self) -> Result<Verification> {
         let aftermath = self.begin("verify").await?;
         self.end(aftermath, self.inner.verify().await)
+    }
+
+    async fn snapshot(&self, sink: &mut dyn SnapshotSink) -> Result<SnapshotSummary> {
+        let aftermath = self.begin("snapshot").await?;
+        self.end(aftermath, self.inner.snapshot(sink).await)
     }
 
     async fn close(&self) -> Result<()> {

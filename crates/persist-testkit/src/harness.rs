@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use persist_core::{Array, BaseStorage, Key, ManualClock, Result};
+use persist_core::{Array, BaseStorage, Key, ManualClock, Result, SnapshotSource};
 
 /// A way of opening a storage other than the usual one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,15 @@ pub trait Harness: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// Opens what the storage wrote into a snapshot in files of its own form; `None` if it writes none.
+    ///
+    /// # Errors
+    /// Why it cannot be opened; the clause fails.
+    async fn open_snapshot(&self, snapshot: &dyn SnapshotSource) -> Result<Option<Arc<dyn BaseStorage>>> {
+        let _ = snapshot;
+        Ok(None)
+    }
+
     /// Why a clause does not apply to this kind of storage, in words that stand in the output; `None`: it applies.
     fn skips(&self, clause: &str) -> Option<&'static str> {
         let _ = clause;
@@ -175,6 +184,10 @@ where
 
     async fn foreign_array(&self, key: &Key) -> Result<Option<Array>> {
         self.inner.foreign_array(key).await
+    }
+
+    async fn open_snapshot(&self, snapshot: &dyn SnapshotSource) -> Result<Option<Arc<dyn BaseStorage>>> {
+        self.inner.open_snapshot(snapshot).await
     }
 
     fn skips(&self, clause: &str) -> Option<&'static str> {

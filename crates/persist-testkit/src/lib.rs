@@ -26,6 +26,8 @@ pub mod hostile;
 pub mod memory;
 pub mod model;
 pub mod redis;
+mod snapshot;
 pub mod strategies;
 
 pub use harness::{Harness, Variant, Wrapped};
+pub use snapshot::TestSnapshot;

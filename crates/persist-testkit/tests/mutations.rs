@@ -13,14 +13,14 @@ const BROKEN_BY: &[(Bug, &str)] = &[
     (Bug::KeepsOldTail, "C003"),
     (Bug::DeleteAlwaysTrue, "C005 C070 C149"),
     (Bug::DeleteNeverTrue, "C004 C070 C172"),
-    (Bug::DeletesNothing, "C004"),
+    (Bug::DeletesNothing, "C004 C189"),
     (Bug::TouchesNeighbours, "C007"),
-    (Bug::ReadsTouch, "C008"),
+    (Bug::ReadsTouch, "C008 C190"),
     (Bug::MetadataOfItsOwn, "C009"),
     (Bug::StaleReads, "C010"),
     (Bug::OneSlot, "C011"),
     (Bug::MetadataApart, "C012"),
-    (Bug::StartsWithSomething, "C006 C056"),
+    (Bug::StartsWithSomething, "C006 C056 C185"),
     (Bug::AbsentIsAnError, "C002"),
     (Bug::NullAsAbsent, "C014"),
     (Bug::EmptyAsAbsent, "C015"),
@@ -168,6 +168,10 @@ const BROKEN_BY: &[(Bug, &str)] = &[
     (Bug::EvictsUnclaimed, "C181"),
     (Bug::ClaimsToEvict, "C182"),
     (Bug::WritesReadOnly, "C183"),
+    (Bug::SnapshotSkips, "C184"),
+    (Bug::SnapshotShowsExpired, "C186"),
+    (Bug::SnapshotTears, "C187"),
+    (Bug::SnapshotSkipsDamage, "C188"),
 ];
 
 /// Clauses that no bug breaks, each with the reason.

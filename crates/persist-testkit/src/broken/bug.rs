@@ -189,4 +189,9 @@ bugs! {
     EvictsUnclaimed "Makes room and does not say so.",
     ClaimsToEvict "Claims to make room and grows without end.",
     WritesReadOnly "Changes values although it is open for reading only.",
+    // Snapshots
+    SnapshotSkips "Leaves the last key out of a snapshot.",
+    SnapshotShowsExpired "Puts into a snapshot what has expired.",
+    SnapshotTears "Puts into a snapshot values with the metadata of later ones.",
+    SnapshotSkipsDamage "Leaves damaged values out of a snapshot.",
 }

@@ -7,6 +7,7 @@ mod harness;
 mod keys;
 mod listing;
 mod options;
+mod snapshot;
 mod storage;
 mod store;
 mod transact;

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use persist_core::{
     BaseStorage, Condition, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, HealthStatus, Key,
-    ListOptions, Maintenance, Metadata, Operation, Outcome, Page, Result, Stats, StorageError, StoreItem,
-    StoreOptions, Tags, Timestamp, Value, Verification,
+    ListOptions, Maintenance, Metadata, Operation, Outcome, Page, Result, SnapshotSink, SnapshotSummary,
+    Stats, StorageError, StoreItem, StoreOptions, Tags, Timestamp, Value, Verification, snapshot_entries,
 };
 
 use super::harness::Past;
@@ -412,6 +412,13 @@ impl BaseStorage for BrokenStorage {
             }
         }
         Ok(report)
+    }
+
+    async fn snapshot(&self, sink: &mut dyn SnapshotSink) -> Result<SnapshotSummary> {
+        match self.snapshot_mangled() {
+            Some(keys) => self.snapshot_of(keys, sink).await,
+            None => snapshot_entries(self, sink).await,
+        }
     }
 
     async fn close(&self) -> Result<()> {

@@ -319,6 +319,7 @@ async fn read_only(harness: &dyn Harness) -> Verdict {
         "metadata",
         "contains",
         "retrieve_range",
+        "snapshot",
         "retrieve_many",
         "verify",
         "stats",

@@ -12,6 +12,7 @@ use super::kit::{
     remove,
 };
 use super::{Harness, Stop, Verdict};
+use crate::TestSnapshot;
 
 group! { "Lifecycle":
     C129 "A closed storage refuses every call with Closed" refuses_when_closed,
@@ -51,6 +52,7 @@ pub(super) async fn every_call(storage: &Storage, key: &Key) -> Vec<(&'static st
         ("flush", storage.flush().await),
         ("stats", storage.stats().await.map(drop)),
         ("maintain", storage.maintain().await.map(drop)),
+        ("snapshot", storage.snapshot(&mut TestSnapshot::default()).await.map(drop)),
     ]
 }
 

@@ -71,6 +71,7 @@ mod listing;
 mod metadata;
 mod ranges;
 mod runner;
+mod snapshots;
 mod transactions;
 mod values;
 
@@ -111,4 +112,5 @@ pub const GROUPS: &[Group] = &[
     cancellation::GROUP,
     durability::GROUP,
     capabilities::GROUP,
+    snapshots::GROUP,
 ];
