@@ -27,6 +27,8 @@ pub(crate) struct Cluster {
     /// Something did not fit: ask again before the next use.
     doubted: AtomicBool,
     asking: tokio::sync::Mutex<()>,
+    /// Why the last question failed: it tells more than that the time was over.
+    trouble: Mutex<Option<Fault>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +60,7 @@ impl Cluster {
             map: Mutex::default(),
             doubted: AtomicBool::new(true),
             asking: tokio::sync::Mutex::new(()),
+            trouble: Mutex::default(),
         }
     }
 
@@ -104,7 +107,8 @@ impl Cluster {
         // Doubts that come up while it is asked are about the old answer too, but asking once more does no harm.
         self.doubted.store(false, Ordering::Release);
         let asked = timeout_at(deadline, self.ask()).await;
-        let found = asked.unwrap_or_else(|_| Err(silent()));
+        let found = asked.unwrap_or_else(|_| Err(self.trouble.lock().clone().unwrap_or_else(silent)));
+        *self.trouble.lock() = found.as_ref().err().cloned();
         match found {
             Ok(ranges) => {
                 let mut map = self.map.lock();

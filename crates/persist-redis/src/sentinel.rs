@@ -22,6 +22,8 @@ pub(crate) struct Sentinels {
     primary: Mutex<Option<Arc<Link>>>,
     /// Held by whoever asks; the others wait for the answer.
     asking: tokio::sync::Mutex<()>,
+    /// Why the last question failed: it tells more than that the time was over.
+    trouble: Mutex<Option<Fault>>,
 }
 
 impl Sentinels {
@@ -33,6 +35,7 @@ impl Sentinels {
             dialer,
             primary: Mutex::new(None),
             asking: tokio::sync::Mutex::new(()),
+            trouble: Mutex::default(),
         }
     }
 
@@ -44,7 +47,11 @@ impl Sentinels {
         if let Some(link) = self.primary.lock().clone() {
             return Ok(link);
         }
-        let address = timeout_at(deadline, self.ask()).await.unwrap_or_else(|_| Err(self.silent()))?;
+        let asked = timeout_at(deadline, self.ask()).await;
+        let silent = || self.trouble.lock().clone().unwrap_or_else(|| self.silent());
+        let found = asked.unwrap_or_else(|_| Err(silent()));
+        *self.trouble.lock() = found.as_ref().err().cloned();
+        let address = found?;
         let link = Arc::new(Link::new(address, Role::Primary, Arc::clone(&self.dialer)));
         *self.primary.lock() = Some(Arc::clone(&link));
         Ok(link)

@@ -130,8 +130,8 @@ async fn what_cannot_be_opened_says_why_and_shows_no_password() {
     let wrong_password = right().credentials(redis.user().0, Secret::new("hunter2"));
     let nobody = RedisConfig::url("redis://u:hunter2@127.0.0.1:1");
     let brief = |config: RedisConfig| {
-        let second = std::time::Duration::from_secs(1);
-        config.timeouts(second, second, second)
+        let time = std::time::Duration::from_secs(3);
+        config.timeouts(time, time, time)
     };
     for (config, kinds) in [
         (wrong_password, &[ErrorKind::AccessDenied][..]),
@@ -140,6 +140,7 @@ async fn what_cannot_be_opened_says_why_and_shows_no_password() {
         (RedisConfig { namespace: "a b".into(), ..right() }, &[ErrorKind::InvalidConfig]),
         (config(&redis, true, 1).namespace("forbidden"), &[ErrorKind::AccessDenied]),
         (RedisConfig::cluster(vec![Address::new("127.0.0.1", 1)]), &[ErrorKind::Unavailable]),
+        (RedisConfig::sentinel(vec![Address::new("127.0.0.1", 1)], "main"), &[ErrorKind::Unavailable]),
     ] {
         let error = open(brief(config)).await.unwrap_err();
         assert!(kinds.contains(&error.kind()), "{error:?}");
