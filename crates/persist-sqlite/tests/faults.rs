@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     if let Some(code) = crash::mount::in_own_namespace() {
         return code;
     }
-    let tests: [(&str, Test); 8] = [
+    let tests: [(&str, Test); 9] = [
         ("a_full_disk_keeps_old_values_and_works_again", full_disk),
         ("a_disk_that_is_full_at_the_opening", full_at_opening),
         ("a_read_only_medium_can_be_read", read_only_medium),
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         ("what_is_read_without_locks_must_not_change", changed_meanwhile),
         ("a_file_without_rights", file_without_rights),
         ("a_connection_that_does_not_come_free", no_free_connection),
+        ("the_name_of_the_log_that_cannot_be_synced", unsynced_folder),
     ];
     let trials = tests.map(|(name, test)| Trial::test(name, test)).into();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -295,7 +296,7 @@ fn changed_meanwhile() -> Result<(), Failed> {
         assert_eq!(reader.get_bytes("k").await.unwrap().unwrap(), vec![7; 1000]);
         disk.set_read_only(false).unwrap();
         let writer = open(&path).await.unwrap();
-        store(&writer, "k", value(8, 1000)).await.unwrap();
+        store(&writer, "k", value(8, 100_000)).await.unwrap();
         let during = reader.get_bytes("k").await.unwrap_err();
         assert_eq!(during.kind(), ErrorKind::Unavailable, "{during}");
         assert!(during.message().contains("open it again"), "{during}");
@@ -305,7 +306,7 @@ fn changed_meanwhile() -> Result<(), Failed> {
         assert_eq!(reader.verify().await.unwrap_err().kind(), ErrorKind::Unavailable);
         reader.close().await.unwrap();
         let again = open_to_read(&path).await.unwrap();
-        assert_eq!(again.get_bytes("k").await.unwrap().unwrap(), vec![8; 1000]);
+        assert_eq!(again.get_bytes("k").await.unwrap().unwrap(), vec![8; 100_000]);
     });
     Ok(())
 }
@@ -321,6 +322,37 @@ fn file_without_rights() -> Result<(), Failed> {
         assert!(answer.starts_with("AccessDenied: storage \"main\": open:"), "{job}: {answer}");
         assert!(answer.contains("give this user the right"), "{answer}");
     }
+    Ok(())
+}
+
+/// SQLite takes no notice if the sync of the folder fails; a power cut would take the log with all that is in it.
+fn unsynced_folder() -> Result<(), Failed> {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("main.db");
+    store_and_close(&path);
+    let mut command = Command::new("strace");
+    command.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=fsync",
+        "-e",
+        "inject=fsync:error=EIO:when=1",
+    ]);
+    command.arg(std::env::current_exe().unwrap()).env(WORKER, format!("store {}", path.display()));
+    let Ok(output) = command.output() else {
+        return crash::skip("strace is not installed").map_err(Failed::from);
+    };
+    let answer = String::from_utf8(output.stdout).unwrap();
+    if answer.is_empty() {
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        return crash::skip(&format!("strace may not trace here: {why}")).map_err(Failed::from);
+    }
+    let expected = "Unavailable: storage \"main\": open: the folder of the log";
+    assert!(answer.starts_with(expected), "{answer}");
+    assert_eq!(run("store", &path, false), "Ok(())");
     Ok(())
 }
 
