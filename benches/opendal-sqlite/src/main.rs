@@ -9,8 +9,8 @@ use opendal::services::Sqlite;
 use opendal::{ErrorKind, Operator};
 use persist_bench_work::{Contender, Outcome, serve};
 use persist_core::Key;
-use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::SqlitePool;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args_os().nth(1) else {
@@ -34,33 +34,43 @@ fn run(folder: PathBuf) -> Outcome<()> {
 /// A table as OpenDAL's documentation asks for, in a database with a write-ahead log; `synchronous` is FULL, as SQLite has
 /// it unless told otherwise.
 #[derive(Debug)]
-struct OpenDalSqlite(Operator);
+struct OpenDalSqlite {
+    operator: Operator,
+    /// For what OpenDAL cannot do.
+    pool: SqlitePool,
+}
 
 impl OpenDalSqlite {
     async fn open(folder: &Path) -> Outcome<Self> {
         let path = folder.join("entries.db");
         let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
-        let mut connection = options.journal_mode(SqliteJournalMode::Wal).connect().await?;
+        let options = options.journal_mode(SqliteJournalMode::Wal);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
         let table = "CREATE TABLE IF NOT EXISTS entries (key TEXT PRIMARY KEY NOT NULL, value BLOB)";
-        sqlx::query(table).execute(&mut connection).await?;
-        sqlx::Connection::close(connection).await?;
+        sqlx::query(table).execute(&pool).await?;
         let address = format!("sqlite://{}", path.display());
-        Ok(Self(Operator::new(Sqlite::default().connection_string(&address).table("entries"))?))
+        let operator = Operator::new(Sqlite::default().connection_string(&address).table("entries"))?;
+        Ok(Self { operator, pool })
     }
 }
 
 impl Contender for OpenDalSqlite {
     async fn store(&self, key: &Key, value: &Bytes) -> Outcome<()> {
-        self.0.write(key, value.clone()).await?;
+        self.operator.write(key, value.clone()).await?;
         Ok(())
     }
 
     async fn retrieve(&self, key: &Key) -> Outcome<Option<Bytes>> {
-        match self.0.read(key).await {
+        match self.operator.read(key).await {
             Ok(found) => Ok(Some(found.to_bytes())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    async fn settle(&self) -> Outcome<()> {
+        sqlx::query("PRAGMA wal_checkpoint(truncate)").execute(&self.pool).await?;
+        Ok(())
     }
 
     async fn page(&self, _: Option<&Key>, _: usize) -> Outcome<Vec<String>> {

@@ -48,6 +48,11 @@ impl Contender for Persist {
         found.map(|found| found?.map(|entry| bytes(entry.value)).transpose()).collect()
     }
 
+    async fn settle(&self) -> Outcome<()> {
+        self.0.maintain().await?;
+        Ok(())
+    }
+
     async fn page(&self, after: Option<&Key>, limit: usize) -> Outcome<Vec<String>> {
         let page = self.0.list_keys("", ListOptions::new().after(after.cloned()).limit(limit)).await?;
         Ok(page.keys.iter().map(|key| key.as_str().to_owned()).collect())

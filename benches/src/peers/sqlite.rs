@@ -56,6 +56,11 @@ fn open(folder: &Path, sync: Sync, tuning: Tuning) -> Outcome<Connection> {
     Ok(connection)
 }
 
+/// Copies the log into the database, so that reads find it at rest.
+fn settle(connection: &Connection) -> rusqlite::Result<()> {
+    connection.query_row("PRAGMA wal_checkpoint(truncate)", (), |_| Ok(()))
+}
+
 fn store(connection: &Connection, key: &str, value: &[u8]) -> rusqlite::Result<()> {
     connection.prepare_cached(STORE)?.execute((key, value)).map(drop)
 }
@@ -130,6 +135,10 @@ impl Contender for Bare {
         self.readers.with(|connection| retrieve_all(connection, keys))
     }
 
+    async fn settle(&self) -> Outcome<()> {
+        Ok(settle(&self.readers.0[0].lock())?)
+    }
+
     async fn page(&self, after: Option<&Key>, limit: usize) -> Outcome<Vec<String>> {
         self.readers.with(|connection| page(connection, after.map_or("", Key::as_str), limit))
     }
@@ -179,6 +188,10 @@ impl Contender for GroupCommit {
         self.readers.with(|connection| retrieve(connection, key))
     }
 
+    async fn settle(&self) -> Outcome<()> {
+        Ok(settle(&self.readers.0[0].lock())?)
+    }
+
     async fn page(&self, after: Option<&Key>, limit: usize) -> Outcome<Vec<String>> {
         self.readers.with(|connection| page(connection, after.map_or("", Key::as_str), limit))
     }
@@ -225,6 +238,10 @@ impl Contender for Pooled {
         self.with(move |connection| retrieve_all(connection, &keys)).await
     }
 
+    async fn settle(&self) -> Outcome<()> {
+        self.with(|connection| settle(connection)).await
+    }
+
     async fn page(&self, after: Option<&Key>, limit: usize) -> Outcome<Vec<String>> {
         let after = after.map_or("", Key::as_str).to_owned();
         self.with(move |connection| page(connection, &after, limit)).await
@@ -261,6 +278,10 @@ impl Contender for TokioRusqlite {
     async fn retrieve_many(&self, keys: &[Key]) -> Outcome<Vec<Option<Bytes>>> {
         let keys = keys.to_vec();
         Ok(self.0.call(move |connection| retrieve_all(connection, &keys)).await?)
+    }
+
+    async fn settle(&self) -> Outcome<()> {
+        Ok(self.0.call(|connection| settle(connection)).await?)
     }
 
     async fn page(&self, after: Option<&Key>, limit: usize) -> Outcome<Vec<String>> {

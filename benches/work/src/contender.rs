@@ -49,6 +49,11 @@ pub trait Contender: Send + Sync + 'static {
         }
     }
 
+    /// Brings what was stored to where it stays, if the contender keeps it elsewhere for a while.
+    fn settle(&self) -> impl Future<Output = Outcome<()>> + Send {
+        async { Ok(()) }
+    }
+
     /// The first `limit` keys after a key, in byte order.
     fn page(&self, after: Option<&Key>, limit: usize) -> impl Future<Output = Outcome<Vec<String>>> + Send;
 }
@@ -59,7 +64,7 @@ pub trait Runner: Send + Sync {
     /// Runs a job and says how fast it was.
     async fn run(self: Arc<Self>, job: Arc<Job>) -> Outcome<Sample>;
 
-    /// Stores every key of the job.
+    /// Stores every key of the job and settles.
     async fn fill(self: Arc<Self>, job: Arc<Job>) -> Outcome<()>;
 
     /// Reads every key of the job back and compares every byte with what its work leaves there.
@@ -78,7 +83,7 @@ impl<C: Contender> Runner for C {
             let some = first..data.count().min(first + AT_ONCE);
             try_join_all(some.map(|i| self.store(data.key(i), data.value(i)))).await?;
         }
-        Ok(())
+        self.settle().await
     }
 
     async fn verify(self: Arc<Self>, job: Arc<Job>) -> Outcome<()> {

@@ -67,7 +67,7 @@ pub struct SqliteConfig {
     /// opening after a crash slower; 16 MiB unless set.
     #[serde(default = "default_log_limit")]
     pub log_limit: ByteSize,
-    /// The page size of a new database, a power of two from 512 to 65536; 8 KiB unless set.
+    /// The page size of a new database, a power of two from 512 to 65536; 4 KiB unless set.
     #[serde(default = "default_page_size")]
     pub page_size: ByteSize,
     /// What becomes of unused pages of a new database.
@@ -109,7 +109,7 @@ fn default_log_limit() -> ByteSize {
 }
 
 fn default_page_size() -> ByteSize {
-    ByteSize(8 << 10)
+    ByteSize(4 << 10)
 }
 
 fn default_max_value() -> ByteSize {

@@ -26,6 +26,7 @@ mod config;
 mod database;
 mod engine;
 mod error;
+mod gathering;
 mod maintenance;
 pub mod migration;
 mod query;

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use persist_core::{Descriptor, ErrorKind, Result, StorageError};
@@ -14,6 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::change::{Answer, Change, Done};
 use crate::database::Database;
 use crate::engine::Engine;
+use crate::gathering::Gathering;
 
 /// How many calls wait in the queue; the others wait for room in it.
 const QUEUE: usize = 1024;
@@ -186,11 +188,15 @@ impl Batch {
 }
 
 fn run(mut engine: Engine, mut queue: mpsc::Receiver<Job>) {
-    let mut jobs = Vec::with_capacity(QUEUE);
     let mut closing = Vec::new();
     let mut batch = Batch::default();
-    while queue.blocking_recv_many(&mut jobs, QUEUE) > 0 {
-        for job in jobs.drain(..) {
+    let mut gathering = Gathering::default();
+    while let Some(first) = queue.blocking_recv() {
+        gathering.wait(|| queue.len() + 1);
+        let begun = Instant::now();
+        let mut next = Some(first);
+        let mut count = 0;
+        while let Some(job) = next {
             match job {
                 Job::Change(change, reply) => batch.push(change, reply),
                 Job::Task(task) => {
@@ -205,8 +211,11 @@ fn run(mut engine: Engine, mut queue: mpsc::Receiver<Job>) {
             if batch.weight >= TRANSACTION_BYTES {
                 batch.commit(&mut engine);
             }
+            count += 1;
+            next = if count < QUEUE { queue.try_recv().ok() } else { None };
         }
         batch.commit(&mut engine);
+        gathering.note(count, queue.len(), begun.elapsed());
         engine.checkpoint_if_due();
     }
     let mut ended = Some(engine.close());
