@@ -31,7 +31,7 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features: `file`, `cache` and `sqlite` (all on by default), one for each backend; `full` is all of them.
+//! Features, one for each backend: `file`, `cache` and `sqlite` (all on by default) and `redis`; `full` is all of them.
 
 pub use persist_core::*;
 pub use persist_manager::{BackupPlan, Environment, LoadOptions, Plan, Registry, Router, StorageManager};
@@ -42,6 +42,8 @@ pub use persist_backup as backup;
 pub use persist_cache as cache;
 #[cfg(feature = "file")]
 pub use persist_file as file;
+#[cfg(feature = "redis")]
+pub use persist_redis as redis;
 #[cfg(feature = "sqlite")]
 pub use persist_sqlite as sqlite;
 

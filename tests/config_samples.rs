@@ -1,25 +1,35 @@
 //! The sample configurations, the examples of the documentation and the schema for editors are what the code accepts.
-#![cfg(all(feature = "file", feature = "cache", feature = "sqlite"))]
+#![cfg(all(feature = "file", feature = "cache", feature = "sqlite", feature = "redis"))]
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use persist::{Environment, HealthStatus, LoadOptions, Plan, Registry, StorageExt, StorageManager};
+use persist_testkit::redis::Deployment;
 use serde_json::Value;
+
+/// The server that the samples find under `REDIS_URL`.
+static REDIS: LazyLock<Option<Deployment>> = LazyLock::new(Deployment::standalone);
 
 fn repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
 fn options(base: &Path) -> LoadOptions {
-    let variables = [("REDIS_PASSWORD", "hunter2"), ("DATA", "data")];
+    let redis = REDIS.as_ref().map(|redis| ("REDIS_URL", redis.url()));
+    let variables = [("REDIS_PASSWORD", "sesame".to_owned()), ("DATA", "data".to_owned())];
+    let variables = variables.into_iter().chain(redis);
     LoadOptions::new().environment(Environment::from_iter(variables)).profile(None).base(base)
 }
 
 /// Opens a plan, keeps a value in every storage and by every route, and closes.
 async fn use_all(plan: Plan) {
+    if REDIS.is_none() && plan.names().any(|name| plan.backend(name) == Some("redis")) {
+        return;
+    }
     let routes: Vec<(String, String)> = plan.routes().map(|(p, s)| (p.to_owned(), s.to_owned())).collect();
     let manager = StorageManager::open(plan).await.unwrap();
     for storage in manager.storages() {

@@ -52,17 +52,22 @@ impl Condition {
     /// # Errors
     /// `Conflict` with the version found.
     pub fn check(self, key: &Key, current: Option<&Metadata>) -> Result<()> {
-        match (self, current) {
+        let found = current.map(|metadata| metadata.version);
+        match (self, found) {
             (Self::None, _) | (Self::IfAbsent, None) => Ok(()),
-            (Self::IfVersion(version), Some(found)) if found.version == version => Ok(()),
-            (Self::IfAbsent, Some(found)) => {
-                Err(StorageError::conflict(key, "the key should be absent", Some(found.version)))
+            (Self::IfVersion(version), Some(found)) if found == version => Ok(()),
+            _ => Err(self.conflict(key, found)),
+        }
+    }
+
+    /// The error of a condition that did not hold, for backends that check it elsewhere: the version found, `None` if
+    /// the key is absent.
+    pub fn conflict(self, key: &Key, found: Option<Version>) -> StorageError {
+        match self {
+            Self::IfVersion(version) => {
+                StorageError::conflict(key, &format!("version {version} was expected"), found)
             }
-            (Self::IfVersion(version), found) => Err(StorageError::conflict(
-                key,
-                &format!("version {version} was expected"),
-                found.map(|metadata| metadata.version),
-            )),
+            Self::None | Self::IfAbsent => StorageError::conflict(key, "the key should be absent", found),
         }
     }
 }

@@ -48,6 +48,7 @@ macro_rules! built_in {
 built_in! {
     "cache" ["cache", "memory", "ttl_cache"] persist_cache::CacheBackend;
     "file" ["file", "files", "fs"] persist_file::FileBackend;
+    "redis" ["redis", "valkey"] persist_redis::RedisBackend;
     "sqlite" ["sqlite", "database", "sqlite3"] persist_sqlite::SqliteBackend;
 }
 

@@ -11,7 +11,7 @@
 //!
 //! For the author of a program that uses storages: [`fault::FaultStorage`] fails when a test wants it to,
 //! [`memory::MemoryStorage`] keeps the whole contract without a disk, and [`strategies`] and [`hostile`] have the keys and
-//! values that storages get wrong.
+//! values that storages get wrong. [`redis`] starts real Redis servers that belong to one test binary.
 //!
 //! [`broken`] holds storages with one bug each. The suite is itself tested with them: each must be reported by the
 //! right clauses, and each clause must be seen to fail.
@@ -25,6 +25,7 @@ mod harness;
 pub mod hostile;
 pub mod memory;
 pub mod model;
+pub mod redis;
 mod snapshot;
 pub mod strategies;
 

@@ -28,10 +28,18 @@ fn an_alias_means_the_type() {
     assert_eq!(registry().types().collect::<Vec<_>>(), ["probe"]);
 }
 
+/// The types that come with persist, and whether they are compiled in.
+const BUILT_IN: [(&str, bool); 4] = [
+    ("file", cfg!(feature = "file")),
+    ("cache", cfg!(feature = "cache")),
+    ("redis", cfg!(feature = "redis")),
+    ("sqlite", cfg!(feature = "sqlite")),
+];
+
 /// A type that comes with persist but was not compiled in says which cargo feature brings it.
 #[test]
 fn a_type_that_is_missing_says_how_to_get_it() {
-    for (name, compiled) in [("file", cfg!(feature = "file")), ("cache", cfg!(feature = "cache"))] {
+    for (name, compiled) in BUILT_IN {
         let line = problem(&format!("storages:\n  a:\n    type: {name}\n"));
         let cure = if compiled {
             "is not registered by this program; it should begin with `Registry::default()`".to_owned()
@@ -45,7 +53,7 @@ fn a_type_that_is_missing_says_how_to_get_it() {
 #[test]
 fn the_default_registry_has_what_is_compiled_in() {
     let types: Vec<&str> = Registry::default().types().collect();
-    for (name, compiled) in [("file", cfg!(feature = "file")), ("cache", cfg!(feature = "cache"))] {
+    for (name, compiled) in BUILT_IN {
         assert_eq!(types.contains(&name), compiled, "{name} among {types:?}");
     }
     assert_eq!(format!("{:?}", registry()), r#"Registry(["probe"])"#);
