@@ -5,14 +5,14 @@ use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use persist_core::{Descriptor, ErrorKind, Result};
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, MAIN_DB, OpenFlags};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, StatVfsMountFlags, renameat_with};
+use rustix::fs::{AtFlags, CWD, FlockOperation, RenameFlags, accessat, renameat_with};
 use rustix::io::Errno;
 
 use crate::config::{AutoVacuum, Durability, SqliteConfig};
@@ -54,8 +54,17 @@ pub(crate) enum Access {
     ReadWrite,
     /// Read while others change it.
     ReadOnly,
-    /// Read as it lies there, without locks and without a log: nobody can change it.
+    /// Read as it lies there, without locks and without a log: nobody can change it, or nobody should.
     Immutable,
+    /// The same with a log that somebody left, who does not live any more: there is no index of the log.
+    Abandoned,
+}
+
+impl Access {
+    /// Whether somebody who changes the file would not be noticed by SQLite.
+    fn is_blind(self) -> bool {
+        matches!(self, Self::Immutable | Self::Abandoned)
+    }
 }
 
 /// A database file and how its connections are set up.
@@ -63,6 +72,8 @@ pub(crate) enum Access {
 pub(crate) struct Database {
     pub(crate) path: PathBuf,
     pub(crate) access: Access,
+    /// How the file lay there when it was opened without locks.
+    witness: Option<Witness>,
     config: SqliteConfig,
     /// Device and number of the file when it was found.
     file: Option<(u64, u64)>,
@@ -90,8 +101,10 @@ impl Database {
                 Err(error) => return Err(fail(error)),
             }
         }
+        check_rights(&path, &config).map_err(fail)?;
         let access = access(&path, &config, descriptor)?;
-        let database = Self { file: identity(&path), path, access, config };
+        let witness = access.is_blind().then(|| Witness::of(&path));
+        let database = Self { file: identity(&path), path, access, witness, config };
         database.check_before_use(descriptor)?;
         Ok(database)
     }
@@ -118,7 +131,7 @@ impl Database {
     }
 
     /// What [`connect`](Self::connect) opens: SQLite's address of the file and how.
-    pub(crate) fn address(&self, role: Role) -> (String, OpenFlags) {
+    fn address(&self, role: Role) -> (String, OpenFlags) {
         let flags =
             OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_EXRESCODE;
         match (self.access, role) {
@@ -128,6 +141,10 @@ impl Database {
             (Access::Immutable, _) => {
                 (uri(&self.path, "?immutable=1"), flags | OpenFlags::SQLITE_OPEN_READ_ONLY)
             }
+            // A VFS of SQLite that takes no locks.
+            (Access::Abandoned, _) => {
+                (uri(&self.path, "?vfs=unix-none"), flags | OpenFlags::SQLITE_OPEN_READ_ONLY)
+            }
             _ => (uri(&self.path, ""), flags | OpenFlags::SQLITE_OPEN_READ_ONLY),
         }
     }
@@ -135,6 +152,11 @@ impl Database {
     /// Settings of a connection, the safe ones before the first page is read.
     pub(crate) fn set_up(&self, connection: &Connection, role: Role) -> rusqlite::Result<()> {
         harden(connection)?;
+        if self.access == Access::Abandoned {
+            // Then the index of the log is kept in memory, and no file is made for it.
+            connection.pragma_update(None, "locking_mode", "exclusive")?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        }
         connection
             .busy_timeout(self.config.busy_timeout.0.min(Duration::from_secs(i32::MAX as u64 / 1000)))?;
         connection.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -223,6 +245,26 @@ impl Database {
         looked.map_err(|mismatch| self.refuse(descriptor, mismatch))
     }
 
+    /// Whether what was opened without locks lies there as it did. What was read before somebody changed it is right,
+    /// so this is asked after each read.
+    ///
+    /// # Errors
+    /// `Unavailable` if not.
+    pub(crate) fn check_unchanged(&self, descriptor: &Descriptor, operation: &'static str) -> Result<()> {
+        match &self.witness {
+            Some(witness) if *witness != Witness::of(&self.path) => Err(descriptor.error(
+                ErrorKind::Unavailable,
+                operation,
+                format!(
+                    "the database {} was on a medium or in a folder that cannot be written, and was opened without \
+                     locks; now somebody changes it: open it again",
+                    self.path.display()
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Checks the schema as this connection sees it; of an untrusted file, all of it.
     ///
     /// # Errors
@@ -269,6 +311,14 @@ impl Database {
         }
     }
 
+    /// Forces the names in the folder to the disk, that of the log among them.
+    ///
+    /// # Errors
+    /// As of the file system.
+    pub(crate) fn sync_folder(&self) -> std::io::Result<()> {
+        sync_folder(folder_of(&self.path))
+    }
+
     /// The write-ahead log beside the file.
     pub(crate) fn log(&self) -> PathBuf {
         beside(&self.path, "-wal")
@@ -297,24 +347,72 @@ pub(crate) fn harden(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "cell_size_check", true)
 }
 
+/// Whether this user may do what is to be done: SQLite would say only that it cannot open the file.
+fn check_rights(path: &Path, config: &SqliteConfig) -> std::io::Result<()> {
+    if config.read_only {
+        return Ok(may(path, rustix::fs::Access::READ_OK)?);
+    }
+    may(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK)?;
+    Ok(may_change(folder_of(path))?)
+}
+
+fn may(path: &Path, what: rustix::fs::Access) -> rustix::io::Result<()> {
+    accessat(CWD, path, what, AtFlags::EACCESS)
+}
+
+/// Whether files can be made in a folder.
+fn may_change(folder: &Path) -> rustix::io::Result<()> {
+    may(folder, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK)
+}
+
+/// How to read where nothing can be written: SQLite needs an index of the log in a file. If it is there, somebody lives
+/// who writes, or left it.
 fn access(path: &Path, config: &SqliteConfig, descriptor: &Descriptor) -> Result<Access> {
     if !config.read_only {
         return Ok(Access::ReadWrite);
     }
-    let log = std::fs::metadata(beside(path, "-wal")).map_or(0, |log| log.len());
-    let frozen = rustix::fs::statvfs(path).is_ok_and(|disk| disk.f_flag.contains(StatVfsMountFlags::RDONLY));
-    match (config.untrusted, frozen, log) {
-        (true, _, 0) | (false, true, 0) => Ok(Access::Immutable),
-        (true, ..) => Err(descriptor.error(
-            ErrorKind::Unsupported,
-            "open",
-            format!(
-                "beside the untrusted database {} lies a write-ahead log, which is not replayed; remove it, or have \
-                 the file checkpointed where it comes from",
-                path.display()
-            ),
-        )),
-        (false, ..) => Ok(Access::ReadOnly),
+    let index = beside(path, "-shm").exists() && beside(path, "-wal").exists();
+    let frozen = may_change(folder_of(path)).is_err();
+    match (config.untrusted, frozen, has_log(path)) {
+        (true, _, true) => Err(log_of_untrusted(descriptor, path)),
+        (true, _, false) => Ok(Access::Immutable),
+        (false, true, false) if !index => Ok(Access::Immutable),
+        (false, true, true) if !index => Ok(Access::Abandoned),
+        _ => Ok(Access::ReadOnly),
+    }
+}
+
+/// Whether there is a log with anything in it.
+fn has_log(path: &Path) -> bool {
+    std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0)
+}
+
+fn log_of_untrusted(descriptor: &Descriptor, path: &Path) -> persist_core::StorageError {
+    descriptor.error(
+        ErrorKind::Unsupported,
+        "open",
+        format!(
+            "beside the untrusted database {} lies a write-ahead log, which is not replayed; remove it, or have the \
+             file checkpointed where it comes from",
+            path.display()
+        ),
+    )
+}
+
+/// How a database and its log lay there; whoever changes them makes the index of the log first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Witness {
+    files: [Option<(u64, u64, SystemTime)>; 2],
+    index: bool,
+}
+
+impl Witness {
+    fn of(path: &Path) -> Self {
+        let seen = |path: &Path| {
+            let file = std::fs::metadata(path).ok()?;
+            Some((file.ino(), file.len(), file.modified().ok()?))
+        };
+        Self { files: [seen(path), seen(&beside(path, "-wal"))], index: beside(path, "-shm").exists() }
     }
 }
 
@@ -337,10 +435,7 @@ fn create(path: &Path, config: &SqliteConfig, descriptor: &Descriptor) -> Result
         descriptor.error(ErrorKind::Internal, "open", message)
     })?;
     let fail = |error| system(descriptor, "open", &format!("the new database {}", path.display()), error);
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     make_folders(folder).map_err(fail)?;
     publish(path, folder, &image).map_err(fail)
 }
@@ -416,6 +511,14 @@ pub(crate) fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
 pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
     let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
     File::open(folder)?.sync_all()
+}
+
+/// The folder that a file lies in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    }
 }
 
 /// A path with something behind its name.

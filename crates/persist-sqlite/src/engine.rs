@@ -20,9 +20,6 @@ use crate::database::{Database, Role};
 use crate::error::{kind_of, sqlite, system};
 use crate::writer::Report;
 
-/// The log is copied into the database when it holds so many bytes.
-const CHECKPOINT_BYTES: u64 = 16 << 20;
-
 /// The longest pause between two attempts to write while another process does.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
 
@@ -73,6 +70,8 @@ impl Engine {
             return Err(descriptor.error(ErrorKind::Locked, "open", message));
         }
         database.check(&connection, descriptor)?;
+        // That was the first read, which made the log. SQLite syncs its name too, but takes no notice if that fails.
+        database.sync_folder().map_err(|error| system(descriptor, "open", "the folder of the log", error))?;
         connection.wal_hook(Some(note_log));
         let page: u64 = connection.pragma_query_value(None, "page_size", |row| row.get(0)).map_err(fail)?;
         // What a process left in the log when it died may not be on the disk. What is copied from there into the
@@ -80,13 +79,14 @@ impl Engine {
         checkpoint(&connection, "passive").map_err(fail)?;
         // From here on this thread waits for other processes by itself; see `begin`.
         connection.busy_timeout(Duration::ZERO).map_err(fail)?;
+        let log_limit = database.config().log_limit.0 / page.max(512);
         Ok(Self {
             connection,
             database: Arc::clone(database),
             descriptor: Arc::clone(descriptor),
             report: Arc::clone(report),
-            log_limit: CHECKPOINT_BYTES / page.max(512),
-            due_at: CHECKPOINT_BYTES / page.max(512),
+            log_limit,
+            due_at: log_limit,
         })
     }
 

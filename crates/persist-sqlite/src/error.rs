@@ -3,19 +3,31 @@
 use persist_core::{Descriptor, ErrorKind, Key, StorageError};
 use rusqlite::ffi::{self, ErrorCode};
 
+/// What SQLite says, without a code of its own, of a schema format that persist never wrote.
+const UNKNOWN_FORMAT: &str = "unsupported file format";
+
 /// What an error of SQLite means for a storage.
 pub(crate) fn kind_of(error: &rusqlite::Error) -> ErrorKind {
-    match error.sqlite_error() {
-        Some(failure) if failure.extended_code == ffi::SQLITE_IOERR_CORRUPTFS => ErrorKind::Corruption,
-        Some(failure) => kind_of_code(failure.code),
-        None => match error {
-            rusqlite::Error::QueryReturnedNoRows
-            | rusqlite::Error::InvalidColumnType(..)
-            | rusqlite::Error::FromSqlConversionFailure(..)
-            | rusqlite::Error::IntegralValueOutOfRange(..)
-            | rusqlite::Error::Utf8Error(..) => ErrorKind::Corruption,
-            _ => ErrorKind::Internal,
-        },
+    match error {
+        rusqlite::Error::SqliteFailure(_, Some(message)) if message == UNKNOWN_FORMAT => {
+            ErrorKind::Corruption
+        }
+        rusqlite::Error::QueryReturnedNoRows
+        | rusqlite::Error::InvalidColumnType(..)
+        | rusqlite::Error::FromSqlConversionFailure(..)
+        | rusqlite::Error::IntegralValueOutOfRange(..)
+        | rusqlite::Error::Utf8Error(..) => ErrorKind::Corruption,
+        _ => error.sqlite_error().map_or(ErrorKind::Internal, kind_of_failure),
+    }
+}
+
+fn kind_of_failure(failure: &ffi::Error) -> ErrorKind {
+    match failure.extended_code {
+        // The second: a page lies beyond the end of the file.
+        ffi::SQLITE_IOERR_CORRUPTFS | ffi::SQLITE_IOERR_SHORT_READ => ErrorKind::Corruption,
+        // The index of the log cannot be given room.
+        ffi::SQLITE_IOERR_SHMSIZE => ErrorKind::Capacity,
+        _ => kind_of_code(failure.code),
     }
 }
 
@@ -49,7 +61,8 @@ fn cure(kind: ErrorKind) -> &'static str {
         ErrorKind::AccessDenied => "give this user the right to the database and its folder",
         ErrorKind::ReadOnly => "mount the disk writable, or open the storage with read_only",
         ErrorKind::Corruption => {
-            "the database is damaged; restore it from a backup (`verify` says what can still be read)"
+            "the database is damaged, or the disk cannot be read (SQLite does not tell which; the system's log does): \
+             restore it from a backup (`verify` says what can still be read)"
         }
         ErrorKind::Timeout => "a query took more work than an untrusted file may cause; do not use that file",
         ErrorKind::Unavailable => "check the database file, its folder and the disk, then open it again",

@@ -33,7 +33,7 @@ impl SqliteStorage {
         // It lives as long as somebody waits for the copy.
         let wanted = Arc::new(());
         let (asked, to) = (Arc::downgrade(&wanted), path.clone());
-        self.patient("snapshot", move |inner| {
+        self.look("snapshot", move |inner| {
             copy(&inner.database, &inner.descriptor, &to, &asked).map_err(|error| match error {
                 CopyError::Sqlite(error) => {
                     sqlite(&inner.descriptor, "snapshot", "the database cannot be copied", error)

@@ -92,19 +92,36 @@ impl SqliteStorage {
         if let Some(reader) = self.inner.readers.try_get() {
             match query(&reader, Reach::Inline) {
                 Err(QueryError::TooLong) => {}
-                result => return result.map_err(|error| self.inner.query_error(operation, key, error)),
+                result => {
+                    self.inner.check_unchanged(operation)?;
+                    return result.map_err(|error| self.inner.query_error(operation, key, error));
+                }
             }
         }
         let key = key.cloned();
-        self.patient(operation, move |inner| {
+        self.look(operation, move |inner| {
             let reader = inner.readers.get(operation)?;
             query(&reader, Reach::Patient).map_err(|error| inner.query_error(operation, key.as_ref(), error))
         })
         .await
     }
 
+    /// Reads on a thread that may be held up.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.patient(operation, move |inner| {
+            let result = work(inner);
+            inner.check_unchanged(operation)?;
+            result
+        })
+        .await
+    }
+
     /// Runs something on a thread that may be held up.
-    pub(crate) async fn patient<T: Send + 'static>(
+    async fn patient<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Inner) -> Result<T> + Send + 'static,
@@ -160,6 +177,10 @@ impl Inner {
             database.check(&*readers.get("open")?, &descriptor)?;
         }
         Ok(Self { descriptor, database, readers, writer })
+    }
+
+    fn check_unchanged(&self, operation: &'static str) -> Result<()> {
+        self.database.check_unchanged(&self.descriptor, operation)
     }
 
     fn query_error(&self, operation: &'static str, key: Option<&Key>, error: QueryError) -> StorageError {
@@ -327,7 +348,7 @@ impl BaseStorage for SqliteStorage {
             let wanted = batch.to_vec();
             let found = match self.describe().admit("retrieve") {
                 Err(error) => Err(error),
-                Ok(()) => self.patient("retrieve", move |inner| inner.entries(&wanted)).await,
+                Ok(()) => self.look("retrieve", move |inner| inner.entries(&wanted)).await,
             };
             results.extend(found.unwrap_or_else(|error| {
                 batch.iter().map(|key| Err(again(&error, "retrieve").with_key(key))).collect()
@@ -408,7 +429,7 @@ impl BaseStorage for SqliteStorage {
     /// because one change failed), `checkpoints`, `busy_waits` (pauses for another process).
     async fn stats(&self) -> Result<Stats> {
         self.describe().admit("stats")?;
-        self.patient("stats", |inner| {
+        self.look("stats", |inner| {
             let reader = inner.readers.get("stats")?;
             let mut stats = maintenance::stats(&reader, &inner.database, &inner.descriptor)
                 .map_err(|error| sqlite(&inner.descriptor, "stats", "the database cannot be read", error))?;
@@ -426,7 +447,7 @@ impl BaseStorage for SqliteStorage {
     /// Also runs SQLite's own check of the whole file.
     async fn verify(&self) -> Result<Verification> {
         self.describe().admit("verify")?;
-        self.patient("verify", |inner| maintenance::verify(&inner.readers, &inner.descriptor)).await
+        self.look("verify", |inner| maintenance::verify(&inner.readers, &inner.descriptor)).await
     }
 
     /// The database as it is at one moment, in a file that SQLite opens. Changes go on meanwhile; the log is not used
@@ -440,7 +461,11 @@ impl BaseStorage for SqliteStorage {
             return Ok(());
         }
         // The connection that writes is the last to be closed, so that it can remove the log.
-        self.inner.readers.close();
+        self.patient("close", |inner| {
+            inner.readers.close();
+            Ok(())
+        })
+        .await?;
         match &self.inner.writer {
             Some(writer) => writer.close().await,
             None => Ok(()),

@@ -49,8 +49,12 @@ pub struct Inject {
     pub errors: Vec<&'static str>,
     /// At most so many faults, drawn at random if there are more; the report says how many there are (`possible`).
     pub faults: usize,
-    /// Calls whose failure some answer of the worker must tell of, unless the error is `EINTR`.
+    /// Calls whose failure some answer of the worker must tell of, unless the error is `EINTR` or it is excused.
     pub must_tell: Vec<&'static str>,
+    /// Failures that need not be told.
+    pub excuses: Vec<Excuse>,
+    /// Errors of reads that the storage cannot tell from damage, so that it may answer `Corruption` to them.
+    pub looks_like_damage: Vec<&'static str>,
     /// After a failed `fsync`, `fdatasync` or `syncfs` no later change of the same worker may be acknowledged.
     pub refuses_after_failed_sync: bool,
     /// The longest value in bytes.
@@ -67,10 +71,32 @@ impl Default for Inject {
             errors: vec!["EIO", "ENOSPC", "EDQUOT", "EROFS", "EACCES", "EMFILE", "EINTR"],
             faults: 200,
             must_tell: MUST_TELL.to_vec(),
+            excuses: Vec::new(),
+            looks_like_damage: Vec::new(),
             refuses_after_failed_sync: true,
             max_value: 16 * 1024,
             seed: 1,
         }
+    }
+}
+
+/// A failure that need not be told, because nothing that is promised depends on that call.
+#[derive(Clone, Copy, Debug)]
+pub struct Excuse {
+    /// The system call.
+    pub call: &'static str,
+    /// The error; `None`: any.
+    pub error: Option<&'static str>,
+    /// How the path ends of the file or folder that it was made on.
+    pub path: &'static str,
+}
+
+impl Excuse {
+    /// Whether it covers the call of a line of a log written with `-y`, such as `12 fsync(3</a/b>) = -1 EIO (…`.
+    fn covers(&self, line: &str) -> bool {
+        strace::call_name(line) == Some(self.call)
+            && self.error.is_none_or(|error| line.contains(&format!(" = -1 {error} ")))
+            && line.split_once('>').is_some_and(|(start, _)| start.ends_with(self.path))
     }
 }
 
@@ -157,11 +183,12 @@ fn one(
     let plan = plan(subject, config, &root, !fault.stays);
     let ending = run_traced(plan, Phase::Opened, &log_of(&root), &arguments)?;
     let log = std::fs::read_to_string(log_of(&root)).map_err(|error| format!("no log: {error}"))?;
-    let hits = hits(&log, &root);
+    let hits = hits(&log, &root, &config.excuses);
     report.add("hits", hits);
     let lines = parse_lines(&ending.lines)?;
     let mut history = History::new();
-    lines.iter().filter(|line| !is_read_error(line)).for_each(|line| history.add(line));
+    let damage_is_error = config.looks_like_damage.contains(&error);
+    lines.iter().filter(|line| !is_read_error(line, damage_is_error)).for_each(|line| history.add(line));
     let mut complaints = complaints(config, fault, hits, &ending, &lines);
     complaints.extend(subject.check(&root, &mut history));
     report.add("failed changes", history.failed());
@@ -170,16 +197,17 @@ fn one(
     Ok(())
 }
 
-/// How many calls on something below the root were made to fail.
-fn hits(log: &str, root: &Path) -> usize {
+/// How many calls on something below the root were made to fail, but for those that are excused.
+fn hits(log: &str, root: &Path, excuses: &[Excuse]) -> usize {
     let root = root.to_string_lossy();
-    log.lines().filter(|line| line.contains("(INJECTED)") && line.contains(&*root)).count()
+    let failed = log.lines().filter(|line| line.contains("(INJECTED)") && line.contains(&*root));
+    failed.filter(|line| !excuses.iter().any(|excuse| excuse.covers(line))).count()
 }
 
 /// A read that fails while reads are made to fail is as it should be, unless it says that the data are damaged.
-fn is_read_error(line: &Line) -> bool {
+fn is_read_error(line: &Line, damage_is_error: bool) -> bool {
     let Line::Read { seen: Seen::Broken(text), .. } = line else { return false };
-    text.starts_with("error ") && !text.starts_with("error Corruption")
+    text.starts_with("error ") && (damage_is_error || !text.starts_with("error Corruption"))
 }
 
 fn complaints(config: &Inject, fault: &Fault, hits: usize, ending: &Ending, lines: &[Line]) -> Vec<String> {
@@ -196,4 +224,24 @@ fn complaints(config: &Inject, fault: &Fault, hits: usize, ending: &Ending, line
         complaints.push(format!("{went_on} changes were acknowledged after a failed {}", fault.call));
     }
     complaints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_excuse_covers_one_call_on_one_file() {
+        let log = "12 fsync(3</r/store>) = -1 EIO (Input/output error) (INJECTED)\n\
+                   12 fsync(4</r/store/db>) = -1 EIO (Input/output error) (INJECTED)\n\
+                   12 write(4</r/store/db>, \"a\", 1) = -1 ENOSPC (No space left on device) (INJECTED)\n\
+                   12 write(4</r/store/db>, \"a\", 1) = -1 EIO (Input/output error) (INJECTED)\n";
+        let root = Path::new("/r/store");
+        let folder = Excuse { call: "fsync", error: None, path: "/store" };
+        let full = Excuse { call: "write", error: Some("ENOSPC"), path: "db" };
+        assert_eq!(hits(log, root, &[]), 4);
+        assert_eq!(hits(log, root, &[folder]), 3);
+        assert_eq!(hits(log, root, &[folder, full]), 2);
+        assert_eq!(hits(log, Path::new("/other"), &[]), 0);
+    }
 }
