@@ -34,7 +34,9 @@
 //! Features, one for each backend: `file`, `cache` and `sqlite` (all on by default) and `redis`; `full` is all of them.
 
 pub use persist_core::*;
-pub use persist_manager::{Environment, LoadOptions, Plan, Registry, Router, StorageManager};
+pub use persist_manager::{BackupPlan, Environment, LoadOptions, Plan, Registry, Router, StorageManager};
+
+pub use persist_backup as backup;
 
 #[cfg(feature = "cache")]
 pub use persist_cache as cache;

@@ -33,6 +33,7 @@ mod tally;
 mod text;
 mod transfer;
 mod value_form;
+mod vaults;
 mod verbs;
 mod walk;
 

@@ -4,10 +4,13 @@
 //! - [`LoadOptions`], [`Environment`]: what a configuration is read with;
 //! - [`Plan`]: a configuration that has been read and checked as a whole, with nothing opened;
 //! - [`StorageManager`]: the opened storages, by name, by route and by default;
+//! - [`BackupPlan`]: which storages are copied, how often, and for how long copies are kept;
 //! - [`Router`]: several storages as one.
 //!
 //! `docs/configuration.md` describes every key of a configuration.
 
+mod backup_plan;
+mod backups;
 mod config_error;
 mod context;
 mod deserializer;
@@ -32,6 +35,7 @@ mod shown;
 mod upkeep;
 mod yaml;
 
+pub use backup_plan::{BackupPlan, Keep, Schedule};
 pub use environment::Environment;
 pub use load_options::LoadOptions;
 pub use manager::StorageManager;

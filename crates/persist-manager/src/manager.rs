@@ -3,12 +3,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use persist_backup::Snapshot;
 use persist_core::{
     BaseStorage, DeleteOptions, Entry, ErrorKind, Expiry, Health, IntoKey, Key, ListOptions, Maintenance,
     Metadata, Operation, Outcome, Page, Result, Stats, StorageError, StoreItem, StoreOptions, Value,
     Verification,
 };
 
+use crate::backups::Backups;
 use crate::failures::Failures;
 use crate::nearest::{listed, nearest};
 use crate::upkeep::Upkeep;
@@ -30,7 +32,8 @@ use crate::{LoadOptions, Plan, Router};
 /// ```
 ///
 /// Close it when you are done: closing makes durable what is not yet, in the reverse order of opening, and reports
-/// every error. Dropping it only ends its background maintenance.
+/// every error. Dropping it only ends its background maintenance
+/// and its snapshots.
 #[derive(Debug)]
 pub struct StorageManager {
     /// In the order of the configuration, which is the order of opening.
@@ -38,6 +41,7 @@ pub struct StorageManager {
     default: Arc<dyn BaseStorage>,
     router: Arc<Router>,
     upkeep: Option<Upkeep>,
+    backups: Option<Backups>,
 }
 
 impl StorageManager {
@@ -89,7 +93,15 @@ impl StorageManager {
         }
         let router = Arc::new(Router::new("router", Arc::clone(&default), routes)?);
         let upkeep = plan.maintenance_interval().map(|interval| Upkeep::start(interval, storages.to_vec()));
-        Ok(Self { storages: storages.to_vec(), default, router, upkeep: upkeep.transpose()? })
+        let backups = plan.backup().map(|backup| {
+            let copied: Result<Vec<_>> = match &backup.storages {
+                Some(names) => names.iter().map(|name| named(name)).collect(),
+                None => Ok(storages.iter().filter(|storage| survives(storage)).cloned().collect()),
+            };
+            Backups::start(backup.clone(), plan.vault(), copied?)
+        });
+        let (upkeep, backups) = (upkeep.transpose()?, backups.transpose()?);
+        Ok(Self { storages: storages.to_vec(), default, router, upkeep, backups })
     }
 
     /// The names of the storages in the order of the configuration.
@@ -242,14 +254,40 @@ impl StorageManager {
         self.storage(name)?.list_keys(prefix, options).await
     }
 
-    /// How well each storage is, by name.
+    /// How well each storage is, by name. One whose last snapshot failed is degraded.
     pub async fn health(&self) -> BTreeMap<String, Health> {
-        self.ask(|storage| storage.health()).await
+        let mut answers = self.ask(|storage| storage.health()).await;
+        if let Some(backups) = &self.backups {
+            answers.iter_mut().for_each(|(name, health)| backups.judge(name, health));
+        }
+        answers
     }
 
-    /// The figures of each storage, by name; one that cannot tell does not hide the others.
+    /// The figures of each storage, by name; one that cannot tell does not hide the others. With a section `backup` those
+    /// that it copies also count `backups_taken` and `backups_failed` (since they were opened), and say when the last one
+    /// was taken: `backup_last_at`, in milliseconds since 1970.
     pub async fn stats(&self) -> BTreeMap<String, Result<Stats>> {
-        self.ask(|storage| storage.stats()).await
+        let mut answers = self.ask(|storage| storage.stats()).await;
+        if let Some(backups) = &self.backups {
+            let told = answers.iter_mut().filter_map(|(name, stats)| Some((name, stats.as_mut().ok()?)));
+            told.for_each(|(name, stats)| backups.count(name, stats));
+        }
+        answers
+    }
+
+    /// Takes a snapshot of a storage now, into the folder of the section `backup`, and removes those that are not to be
+    /// kept. It is complete and on the disk when this returns.
+    ///
+    /// # Errors
+    /// `InvalidConfig` without that section, or if it does not name the storage; why no snapshot can be taken.
+    pub async fn backup(&self, name: &str) -> Result<Snapshot> {
+        match &self.backups {
+            Some(backups) => backups.take(name).await,
+            None => {
+                let message = "the configuration has no section `backup`; add one, or use a `Vault`";
+                Err(StorageError::new(ErrorKind::InvalidConfig, message).with_storage(name))
+            }
+        }
     }
 
     /// Tidies up every storage, and says what each did, by name.
@@ -270,13 +308,16 @@ impl StorageManager {
         Failures::collect(self.ask(|storage| storage.flush()).await.into_values()).into_result()
     }
 
-    /// Ends the maintenance and closes every storage, the last opened first. All are tried. Closing twice is no error.
+    /// Ends the maintenance and the snapshots and closes every storage, the last opened first. All are tried. Closing twice is no error.
     ///
     /// # Errors
     /// Every error: one as it is, several in one message.
     pub async fn close(&self) -> Result<()> {
         if let Some(upkeep) = &self.upkeep {
             upkeep.stop().await;
+        }
+        if let Some(backups) = &self.backups {
+            backups.stop().await;
         }
         self.router.describe().close();
         let mut failures = Failures::default();
@@ -314,6 +355,11 @@ pub(crate) fn unknown_storage<'a>(name: &str, known: impl IntoIterator<Item = &'
         listed(known)
     );
     StorageError::new(ErrorKind::NotFound, message)
+}
+
+/// Whether there is something in a storage that is worth a copy.
+fn survives(storage: &Arc<dyn BaseStorage>) -> bool {
+    storage.describe().capabilities().durable
 }
 
 /// Closes what was opened before an error, and gives that error with what the closing met.

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use persist_core::{BaseStorage, ErrorKind, OpenContext, Result, StorageError};
+use persist_backup::{Form, Snapshot, Vault};
+use persist_core::{
+    BaseStorage, ErrorKind, OpenContext, Restored, Result, SnapshotSource, StorageError, StorageSource,
+    Verification,
+};
 use serde::Serialize;
 
 use crate::config_error::{ConfigError, invalid_config};
@@ -16,7 +20,7 @@ use crate::redact::has_secret;
 use crate::registry::Settings;
 use crate::sections::{Sections, check_name, root};
 use crate::shown::{Shown, redacted};
-use crate::{LoadOptions, Registry, expansion, overrides, profile, yaml};
+use crate::{BackupPlan, LoadOptions, Registry, expansion, overrides, profile, yaml};
 
 /// A configuration that has been read and checked as a whole; nothing is opened yet.
 ///
@@ -33,9 +37,11 @@ pub struct Plan {
     pub(crate) storages: Vec<Planned>,
     pub(crate) routes: Vec<(String, String)>,
     pub(crate) interval: Option<Duration>,
+    pub(crate) backup: Option<BackupPlan>,
     warnings: Vec<String>,
     profiles: Vec<String>,
     context: OpenContext,
+    registry: Arc<Registry>,
 }
 
 /// A storage whose section was read and checked.
@@ -115,6 +121,8 @@ impl Plan {
             storages,
             routes: sections.routes.into_iter().map(|(route, _)| (route.prefix, route.storage)).collect(),
             interval: sections.interval,
+            backup: sections.backup.map(|(plan, _)| plan),
+            registry: Arc::clone(&options.registry),
             warnings: Vec::new(),
             profiles,
             context: OpenContext {
@@ -150,6 +158,16 @@ impl Plan {
         self.interval
     }
 
+    /// Which storages are copied, how often and for how long; `None`: the section is not there.
+    pub fn backup(&self) -> Option<&BackupPlan> {
+        self.backup.as_ref()
+    }
+
+    /// The snapshots of the section `backup`, or of one that says nothing.
+    pub fn vault(&self) -> Vault {
+        self.backup.clone().unwrap_or_default().vault(&self.context.base)
+    }
+
     /// What is no error but should be looked at, such as a password in the file; each with its place.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -177,23 +195,86 @@ impl Plan {
     /// # Errors
     /// `NotFound` for an unknown name; `InvalidConfig` if it was opened before; why it cannot be opened.
     pub async fn open_storage(&mut self, name: &str) -> Result<Arc<dyn BaseStorage>> {
-        let Some(index) = self.names().position(|known| known == name) else {
-            return Err(unknown_storage(name, self.names()));
-        };
-        let problem = |message: &'static str| {
-            StorageError::new(ErrorKind::InvalidConfig, message).with_operation("open").with_storage(name)
-        };
-        let Some(settings) = self.storages[index].settings.take() else {
-            return Err(problem("it was opened before from this plan; keep what that call gave"));
-        };
+        let (settings, _) = self.take_settings(name, "open")?;
         let opened = settings.open(name, &self.context).await;
         let storage = opened.map_err(|error| error.with_operation("open").with_storage(name))?;
         if storage.describe().name() != name {
-            return Err(problem(
-                "the backend gave the storage another name; it must keep the one it is given",
-            ));
+            let message = "the backend gave the storage another name; it must keep the one it is given";
+            let error = StorageError::new(ErrorKind::InvalidConfig, message);
+            return Err(error.with_operation("open").with_storage(name));
         }
         Ok(storage)
+    }
+
+    /// Replaces everything in a storage, which must not be open, by what a snapshot holds, of that storage or of another,
+    /// also of another type. All of the snapshot is verified before anything is touched. A storage can be restored once,
+    /// and then not opened, from one plan.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown name; `Corruption` if the snapshot is damaged; `Locked` if the storage is open; why it
+    /// cannot be restored.
+    pub async fn restore(&mut self, name: &str, snapshot: &Snapshot) -> Result<Restored> {
+        let (settings, backend) = self.take_settings(name, "restore")?;
+        let mut source = snapshot.source().await?;
+        let manifest = snapshot.manifest();
+        let restored = if manifest.form == Form::Native && manifest.backend != backend {
+            let opened = self.open_files(snapshot, &source).await?;
+            let mut entries = StorageSource::new(Arc::clone(&opened));
+            let restored = settings.restore(name, &self.context, &mut entries).await;
+            opened.close().await.and(restored)
+        } else {
+            settings.restore(name, &self.context, &mut source).await
+        };
+        restored.map_err(|error| error.with_operation("restore").with_storage(name))
+    }
+
+    /// Reads all of a snapshot and checks every value in it. What is damaged inside of files that a storage wrote is in
+    /// the answer.
+    ///
+    /// # Errors
+    /// `Corruption` if the snapshot is not as it was written; `InvalidConfig` if nobody here reads its type.
+    pub async fn verify_snapshot(&self, snapshot: &Snapshot) -> Result<Verification> {
+        let source = snapshot.source().await?;
+        let manifest = snapshot.manifest();
+        if manifest.form == Form::Entries {
+            return Ok(Verification { checked: manifest.keys, bytes: manifest.bytes, problems: Vec::new() });
+        }
+        let opened = self.open_files(snapshot, &source).await?;
+        let report = opened.verify().await;
+        opened.close().await.and(report)
+    }
+
+    async fn open_files(
+        &self,
+        snapshot: &Snapshot,
+        source: &dyn SnapshotSource,
+    ) -> Result<Arc<dyn BaseStorage>> {
+        let manifest = snapshot.manifest();
+        let fail = |message: String| {
+            let message = format!("the snapshot {} cannot be read: {message}", snapshot.name());
+            StorageError::new(ErrorKind::InvalidConfig, message)
+        };
+        let kind = self.registry.kind(&manifest.backend).map_err(fail)?;
+        let opened = kind.open_snapshot(&manifest.storage, source, &self.context).await?;
+        opened.ok_or_else(|| fail(format!("the type `{}` reads no files of snapshots", manifest.backend)))
+    }
+
+    /// The section of a storage, once, and its type.
+    fn take_settings(
+        &mut self,
+        name: &str,
+        operation: &'static str,
+    ) -> Result<(Box<dyn Settings>, &'static str)> {
+        let Some(index) = self.names().position(|known| known == name) else {
+            return Err(unknown_storage(name, self.names()));
+        };
+        let Planned { settings, backend, .. } = &mut self.storages[index];
+        settings.take().map(|settings| (settings, *backend)).ok_or_else(|| {
+            let message =
+                "it was opened or restored before from this plan; keep what that call gave, or load it anew";
+            let error = StorageError::new(ErrorKind::InvalidConfig, message);
+            error.with_operation(operation).with_storage(name)
+        })
     }
 }
 

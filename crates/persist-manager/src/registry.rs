@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use persist_core::{Backend, BaseStorage, OpenContext, Result};
+use persist_core::{Backend, BaseStorage, OpenContext, Restored, Result, SnapshotSource};
 use schemars::{Schema, SchemaGenerator};
 use serde::Deserialize;
 
@@ -133,6 +133,14 @@ pub(crate) trait Kind: Send + Sync {
     /// Reads and checks a section from which `type` was taken out.
     fn read(&self, section: &Node, context: &Context<'_>) -> Result<Box<dyn Settings>, ConfigError>;
 
+    /// Opens the files that a storage of this type wrote into a snapshot; `None` if there are none.
+    fn open_snapshot<'a>(
+        &self,
+        name: &'a str,
+        source: &'a dyn SnapshotSource,
+        context: &'a OpenContext,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn BaseStorage>>>>;
+
     /// The schema of a section without `type`.
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema;
 }
@@ -145,6 +153,14 @@ pub(crate) trait Settings: Send {
         name: &'a str,
         context: &'a OpenContext,
     ) -> BoxFuture<'a, Result<Arc<dyn BaseStorage>>>;
+
+    /// Replaces everything in the storage, which is not open, by what a snapshot holds.
+    fn restore<'a>(
+        self: Box<Self>,
+        name: &'a str,
+        context: &'a OpenContext,
+        source: &'a mut dyn SnapshotSource,
+    ) -> BoxFuture<'a, Result<Restored>>;
 
     /// All that was set, defaults included; secrets are redacted by their types.
     fn show(&self) -> Result<serde_json::Value, serde_json::Error>;
@@ -167,6 +183,15 @@ impl<B: Backend> Kind for KindOf<B> {
         Ok(Box::new(SettingsOf::<B>(config)))
     }
 
+    fn open_snapshot<'a>(
+        &self,
+        name: &'a str,
+        source: &'a dyn SnapshotSource,
+        context: &'a OpenContext,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn BaseStorage>>>> {
+        B::open_snapshot(name, source, context)
+    }
+
     fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
         generator.subschema_for::<B::Config>()
     }
@@ -181,6 +206,15 @@ impl<B: Backend> Settings for SettingsOf<B> {
         context: &'a OpenContext,
     ) -> BoxFuture<'a, Result<Arc<dyn BaseStorage>>> {
         async move { B::open(name, self.0, context).await }.boxed()
+    }
+
+    fn restore<'a>(
+        self: Box<Self>,
+        name: &'a str,
+        context: &'a OpenContext,
+        source: &'a mut dyn SnapshotSource,
+    ) -> BoxFuture<'a, Result<Restored>> {
+        async move { B::restore(name, self.0, context, source).await }.boxed()
     }
 
     fn show(&self) -> Result<serde_json::Value, serde_json::Error> {

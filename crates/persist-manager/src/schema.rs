@@ -1,9 +1,9 @@
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
-use crate::Registry;
 use crate::registry::Kind;
 use crate::sections::{Maintenance, ROOT, Route};
+use crate::{BackupPlan, Registry};
 
 /// The JSON Schema (draft 2020-12) of the configurations that a registry can read.
 pub(crate) fn schema(registry: &Registry) -> Value {
@@ -11,8 +11,9 @@ pub(crate) fn schema(registry: &Registry) -> Value {
     let storages: Vec<Value> = registry.kinds().map(|kind| storage(kind, &mut generator)).collect();
     let route = inline(generator.root_schema_for::<Route>().into());
     let maintenance = inline(generator.root_schema_for::<Maintenance>().into());
+    let backup = inline(generator.root_schema_for::<BackupPlan>().into());
     let mut definitions = generator.take_definitions(true);
-    definitions.insert("sections".to_owned(), sections(&storages, &route, &maintenance));
+    definitions.insert("sections".to_owned(), sections(&storages, &route, &maintenance, &backup));
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A persist configuration",
@@ -25,7 +26,7 @@ pub(crate) fn schema(registry: &Registry) -> Value {
     schema
 }
 
-fn sections(storages: &[Value], route: &Value, maintenance: &Value) -> Value {
+fn sections(storages: &[Value], route: &Value, maintenance: &Value, backup: &Value) -> Value {
     let name = json!({ "type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_-]{0,63}$" });
     let mut properties = json!({
         "default_storage": {
@@ -45,6 +46,7 @@ fn sections(storages: &[Value], route: &Value, maintenance: &Value) -> Value {
             "items": route
         },
         "maintenance": maintenance,
+        "backup": backup,
     });
     let partial = partial(&properties);
     properties["profiles"] = json!({

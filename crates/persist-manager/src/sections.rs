@@ -4,6 +4,7 @@ use persist_core::HumanDuration;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use crate::BackupPlan;
 use crate::config_error::ConfigError;
 use crate::context::Context;
 use crate::deserializer::read;
@@ -11,7 +12,8 @@ use crate::nearest::hint;
 use crate::node::{Content, Name, Node, Place};
 
 /// The keys under `persistence`.
-pub(crate) const SECTIONS: [&str; 5] = ["default_storage", "storages", "routes", "maintenance", "profiles"];
+pub(crate) const SECTIONS: [&str; 6] =
+    ["default_storage", "storages", "routes", "maintenance", "backup", "profiles"];
 
 /// The key that holds them all.
 pub(crate) const ROOT: &str = "persistence";
@@ -42,6 +44,7 @@ pub(crate) struct Sections {
     /// With the place of each.
     pub(crate) routes: Vec<(Route, Place)>,
     pub(crate) interval: Option<Duration>,
+    pub(crate) backup: Option<(BackupPlan, Place)>,
 }
 
 /// The part of a document that is for persist: what stands under `persistence`, or all of it.
@@ -101,6 +104,9 @@ impl Sections {
                 "storages" => storages(node).map(|storages| sections.storages = storages),
                 "routes" => sections.read_routes(&node, context, errors),
                 "maintenance" => interval(&node, context).map(|interval| sections.interval = Some(interval)),
+                "backup" => backup(&node, context).map(|plan| {
+                    sections.backup = Some((plan, node.place.clone()));
+                }),
                 unknown => {
                     let known = SECTIONS.into_iter().chain([ROOT]);
                     errors.push(ConfigError::unknown_key(&name.place, unknown, known));
@@ -156,6 +162,13 @@ impl Sections {
         for (route, place) in &self.routes {
             check_name(&route.storage, place);
         }
+        for (name, place) in self
+            .backup
+            .iter()
+            .flat_map(|(plan, place)| plan.storages.iter().flatten().map(move |name| (name.as_str(), place)))
+        {
+            check_name(name, place);
+        }
         if self.default_storage.is_none() && self.storages.len() > 1 {
             let message = format!(
                 "there are several storages; say with `default_storage` which one takes what no route claims{}",
@@ -200,6 +213,14 @@ fn interval(node: &Node, context: &Context<'_>) -> Result<Duration, ConfigError>
         return Err(ConfigError::new(&node.place, "the shortest interval is one second").under("interval"));
     }
     Ok(interval)
+}
+
+fn backup(node: &Node, context: &Context<'_>) -> Result<BackupPlan, ConfigError> {
+    let plan = read::<BackupPlan>(node, context)?;
+    match plan.check() {
+        Ok(()) => Ok(plan),
+        Err((key, message)) => Err(ConfigError::new(&node.place, message).under(key)),
+    }
 }
 
 /// Checks the name of a storage: it must fit into `NAME:KEY` and into the name of a variable.

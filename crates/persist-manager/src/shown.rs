@@ -34,6 +34,9 @@ impl Serialize for ShownSections<'_> {
             let interval = HumanDuration(interval);
             map.serialize_entry("maintenance", &ShownMaintenance { interval })?;
         }
+        if let Some(backup) = &plan.backup {
+            map.serialize_entry("backup", backup)?;
+        }
         map.end()
     }
 }

@@ -1,5 +1,6 @@
 //! The verbs: one file each, with its flags and what it does.
 
+mod backup;
 mod bench;
 mod completions;
 mod config;
@@ -10,7 +11,9 @@ mod health;
 mod ls;
 mod mv;
 mod put;
+mod restore;
 mod rm;
+mod snapshots;
 mod stat;
 mod stats;
 mod stores;
@@ -37,6 +40,9 @@ pub(crate) enum Verb {
     Sync(sync::Sync),
     Ttl(ttl::Ttl),
     Du(du::Du),
+    Backup(backup::Backup),
+    Snapshots(snapshots::Snapshots),
+    Restore(restore::Restore),
     Verify(verify::Verify),
     Stats(stats::Stats),
     Health(health::Health),
@@ -60,6 +66,9 @@ impl Verb {
             Self::Sync(verb) => verb.run(app).await,
             Self::Ttl(verb) => verb.run(app).await,
             Self::Du(verb) => verb.run(app).await,
+            Self::Backup(verb) => verb.run(app).await,
+            Self::Snapshots(verb) => verb.run(app).await,
+            Self::Restore(verb) => verb.run(app).await,
             Self::Verify(verb) => verb.run(app).await,
             Self::Stats(verb) => verb.run(app).await,
             Self::Health(verb) => verb.run(app).await,

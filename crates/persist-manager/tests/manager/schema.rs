@@ -10,7 +10,7 @@ fn it_has_every_type_with_its_keys() {
     let sections = &schema["$defs"]["sections"]["properties"];
     let mut names: Vec<&str> = sections.as_object().unwrap().keys().map(String::as_str).collect();
     names.sort_unstable();
-    assert_eq!(names, ["default_storage", "maintenance", "profiles", "routes", "storages"]);
+    assert_eq!(names, ["backup", "default_storage", "maintenance", "profiles", "routes", "storages"]);
     let probe = &sections["storages"]["additionalProperties"]["oneOf"][0];
     assert_eq!(probe["properties"]["type"], json!({ "enum": ["probe", "probing"] }));
     assert_eq!(probe["required"], json!(["type"]));
