@@ -368,6 +368,59 @@ async fn a_cluster_whose_primary_dies_goes_on_with_its_replica() {
     .await;
 }
 
+/// The slot of the first tag, `CLUSTER KEYSLOT {0}`; it begins on the third node.
+const SLOT: &str = "13907";
+
+/// Moves the slot and everything in it from one node to another, as `redis-cli --cluster reshard` does.
+fn move_slot(from: &Server, to: &Server, all: &[Server], password: &str) {
+    let id = |server: &Server| server.command(&["CLUSTER", "MYID"]).text();
+    let set = |server: &Server, state: &str, node: &str| {
+        let answer = server.command(&["CLUSTER", "SETSLOT", SLOT, state, node]);
+        assert_eq!(answer, Reply::Status("OK".into()), "{} {state}", server.name());
+    };
+    set(to, "IMPORTING", &id(from));
+    set(from, "MIGRATING", &id(to));
+    loop {
+        let Reply::Array(names) = from.command(&["CLUSTER", "GETKEYSINSLOT", SLOT, "1"]) else { panic!() };
+        let Some(Reply::Bulk(Some(name))) = names.into_iter().next() else { break };
+        let port = to.port().to_string();
+        let head: [&[u8]; 6] = [b"MIGRATE", b"127.0.0.1", port.as_bytes(), &name, b"0", b"10000"];
+        let answer = from.command(&[&head[..], &[b"AUTH", password.as_bytes()]].concat());
+        // NOKEY: it has expired meanwhile.
+        assert!(matches!(answer, Reply::Status(_)), "{answer:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    all.iter().for_each(|server| set(server, "NODE", &id(to)));
+}
+
+/// While a slot is on its way its calls wait, and nothing is answered that is only half there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_moves_to_another_node_takes_everything_along() {
+    let Some(redis) = Deployment::cluster() else { return };
+    let storage = open(config(&redis, false, 1).timeouts(4 * CALL, ATTEMPT, ATTEMPT)).await;
+    let expiring = StoreOptions::new().ttl(Duration::from_secs(3600));
+    for i in 0..20 {
+        storage.store(&key(&format!("quiet/{i:02}")), number(i), expiring.clone()).await.unwrap();
+    }
+    let servers = redis.servers().to_vec();
+    let password = redis.password();
+    under_load(storage.clone(), async move {
+        for (from, to) in [(2, 0), (0, 1)] {
+            pause(300).await;
+            let servers = servers.clone();
+            let moved = move || move_slot(&servers[from], &servers[to], &servers[..3], password);
+            tokio::task::spawn_blocking(moved).await.unwrap();
+        }
+        pause(300).await;
+    })
+    .await;
+    let page = storage.list_keys("quiet/", persist_core::ListOptions::new()).await.unwrap();
+    assert_eq!(page.keys.len(), 20);
+    for (i, key) in page.keys.iter().enumerate() {
+        assert_eq!(storage.get::<u64>(key).await.unwrap(), Some(i as u64), "{key:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sentinels_name_another_primary_when_one_dies() {
     let Some(redis) = Deployment::sentinel() else { return };
