@@ -60,7 +60,7 @@ pub struct SqliteConfig {
     /// Memory for pages, at most: half for the writer, half shared by the readers; 64 MiB unless set.
     #[serde(default = "default_cache_size")]
     pub cache_size: ByteSize,
-    /// How much of the file is read through a memory map; 256 MiB unless set, 0: nothing.
+    /// How much of the file is read through a memory map; 256 MiB unless set, 0: nothing. Changes go without it.
     #[serde(default = "default_mmap_size")]
     pub mmap_size: ByteSize,
     /// How long the write-ahead log grows before it is copied into the database: longer makes that rarer, and the next

@@ -168,10 +168,10 @@ impl Database {
         if self.config.untrusted {
             return self.restrain(connection);
         }
-        connection.pragma_update(None, "mmap_size", self.config.mmap_size.0.cast_signed())?;
         match (self.access, role) {
+            // Without a memory map: before each look at a mapped page SQLite searches the log, which is long here.
             (Access::ReadWrite, Role::Writer) => self.set_up_writer(connection),
-            _ => Ok(()),
+            _ => connection.pragma_update(None, "mmap_size", self.config.mmap_size.0.cast_signed()),
         }
     }
 
