@@ -36,9 +36,9 @@ pub enum Work {
     Bulk,
     /// Retrieve a batch of random keys with one call.
     RetrieveMany,
-    /// List the [`PAGE`] keys after a random one.
+    /// List the 100 keys after a random one.
     Page,
-    /// List the first [`PAGE`] keys once.
+    /// List the first 100 keys once.
     FirstPage,
 }
 
