@@ -6,7 +6,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use persist_core::{
     Condition, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Key, ListOptions, Maintenance, Metadata,
-    Page, Result, Stats, StorageError, StoreOptions, Value, Version,
+    Page, Result, Stats, StorageError, StoreOptions, Value, Version, Watchers,
 };
 
 use crate::index::{Expired, Index};
@@ -43,6 +43,8 @@ pub(crate) struct Engine {
     pub(crate) shelf: Shelf,
     pub(crate) index: Mutex<Index>,
     pub(crate) refreshes: Refreshes,
+    /// Told under the lock of the index, in the order of the changes.
+    pub(crate) watchers: Watchers,
 }
 
 impl Bounds {
@@ -67,6 +69,7 @@ impl Engine {
             shelf: Shelf::new(),
             index: Mutex::default(),
             refreshes: Refreshes::default(),
+            watchers: Watchers::new(),
         }
     }
 
@@ -183,9 +186,14 @@ impl Engine {
         let mut index = self.index.lock();
         let now = self.begin(operation, &mut index)?;
         let keys = select(&index, BATCH);
-        let gone = keys.iter().filter(|key| live(&index, key, now).is_some()).count() as u64;
+        let mut gone = 0;
         for key in &keys {
+            let was_there = live(&index, key, now).is_some();
+            gone += u64::from(was_there);
             self.drop_key(&mut index, key);
+            if was_there {
+                self.watchers.deleted(key);
+            }
         }
         self.counters.invalidations.fetch_add(gone, Ordering::Relaxed);
         Ok((gone, keys.last().cloned()))
@@ -226,6 +234,7 @@ impl Engine {
         let mut index = self.index.lock();
         self.shelf.clear();
         *index = Index::default();
+        self.watchers.close();
     }
 
     fn now(&self) -> Duration {
@@ -302,6 +311,7 @@ impl Engine {
         while !self.bounds.hold(entries, bytes) {
             let Some(victim) = index.victim(|key| spared.contains(key)) else { return };
             self.drop_key(index, &victim.key);
+            self.watchers.deleted(&victim.key);
             count(&self.counters.evictions);
             (entries, bytes) = (entries - 1, bytes - victim.weight);
         }
@@ -326,11 +336,13 @@ impl Engine {
     fn put(&self, index: &mut Index, record: Record, now: Duration) {
         if !record.is_fresh_at(now) {
             count(&self.counters.expirations);
-            return self.drop_key(index, &record.key);
+            self.drop_key(index, &record.key);
+            return self.watchers.stored(&record.key, &record.entry.metadata);
         }
         let record = Arc::new(record);
         index.put(Arc::clone(&record));
-        self.shelf.put(record);
+        self.shelf.put(Arc::clone(&record));
+        self.watchers.stored(&record.key, &record.entry.metadata);
     }
 
     /// Deletes a key; true if it was there.
@@ -339,6 +351,7 @@ impl Engine {
         self.drop_key(index, key);
         if was_there {
             count(&self.counters.deletes);
+            self.watchers.deleted(key);
         }
         was_there
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use persist_core::{
     BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, HealthStatus,
     Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result, Stats,
-    StorageError, StoreItem, StoreOptions, Value, Verification,
+    StorageError, StoreItem, StoreOptions, Value, Verification, Watch,
 };
 use tokio::task::yield_now;
 
@@ -117,6 +117,7 @@ fn capabilities(read_only: bool) -> Capabilities {
         atomic_transact: true,
         native_expiry: true,
         // Not `native_ranges`: the whole value is handed out without a copy as well, so a range is no cheaper.
+        native_watch: true,
         evicts: true,
         read_only,
         ..Capabilities::NONE
@@ -246,6 +247,12 @@ impl BaseStorage for CacheStorage {
             }
             yield_now().await;
         }
+    }
+
+    /// Told in the order of the changes, before they are acknowledged. What is evicted or invalidated is told as deleted.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        self.engine.descriptor.admit_watch(prefix)?;
+        Ok(self.engine.watchers.watch(prefix))
     }
 
     async fn close(&self) -> Result<()> {

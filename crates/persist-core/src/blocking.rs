@@ -7,9 +7,9 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::{Builder, Handle, Runtime};
 
 use crate::{
-    BaseStorage, DeleteOptions, Entry, ErrorKind, Expiry, IntoKey, ListOptions, Maintenance, Metadata,
+    BaseStorage, DeleteOptions, Entry, ErrorKind, Event, Expiry, IntoKey, ListOptions, Maintenance, Metadata,
     Operation, Outcome, Page, Result, Stats, StorageError, StorageExt, StoreItem, StoreOptions, Value,
-    Verification,
+    Verification, Watch,
 };
 
 /// The same storage for synchronous programs: every call waits for its answer.
@@ -160,6 +160,14 @@ impl BlockingStorage {
         Self::wait(self.0.verify())
     }
 
+    /// As [`BaseStorage::watch`]; each step of the iterator waits for the next event.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn watch(&self, prefix: &str) -> Result<BlockingWatch<'_>> {
+        Self::wait(self.0.watch(prefix)).map(BlockingWatch)
+    }
+
     /// As [`BaseStorage::flush`].
     ///
     /// # Errors
@@ -180,6 +188,18 @@ impl BlockingStorage {
 impl fmt::Debug for BlockingStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("BlockingStorage").field(&self.0.describe().name()).finish()
+    }
+}
+
+/// Changes for synchronous programs; it ends when the storage is closed.
+#[derive(Debug)]
+pub struct BlockingWatch<'a>(Watch<'a>);
+
+impl Iterator for BlockingWatch<'_> {
+    type Item = Result<Event>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        BlockingStorage::wait(async { self.0.next().await.transpose() }).transpose()
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Capabilities {
     pub native_ranges: bool,
     /// Arrays lie in a form that other tools open as arrays.
     pub native_arrays: bool,
+    /// `watch` is told of every change as it takes place, whoever makes it, and does not look again and again.
+    pub native_watch: bool,
     /// Values may vanish before they expire, to make room.
     pub evicts: bool,
     /// It refuses every change.
@@ -30,12 +32,13 @@ impl Capabilities {
         native_expiry: false,
         native_ranges: false,
         native_arrays: false,
+        native_watch: false,
         evicts: false,
         read_only: false,
     };
 
     /// The facts by name, for reports.
-    pub fn facts(&self) -> [(&'static str, bool); 8] {
+    pub fn facts(&self) -> [(&'static str, bool); 9] {
         [
             ("durable", self.durable),
             ("shared", self.shared),
@@ -43,6 +46,7 @@ impl Capabilities {
             ("native_expiry", self.native_expiry),
             ("native_ranges", self.native_ranges),
             ("native_arrays", self.native_arrays),
+            ("native_watch", self.native_watch),
             ("evicts", self.evicts),
             ("read_only", self.read_only),
         ]

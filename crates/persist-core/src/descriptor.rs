@@ -176,6 +176,15 @@ impl Descriptor {
         Ok(options.limit.min(MAX_PAGE))
     }
 
+    /// Lets a watch begin.
+    ///
+    /// # Errors
+    /// `Closed`; `InvalidKey` for a prefix that no key can have.
+    pub fn admit_watch(&self, prefix: &str) -> Result<()> {
+        self.admit("watch")?;
+        Key::check_prefix(prefix).map_err(|error| error.with_operation("watch").with_storage(&self.name))
+    }
+
     /// Lets a store begin: open, writable, and the value and its tags within the limits.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     Array, BaseStorage, Condition, DeleteOptions, Element, Entry, ErrorKind, IntoKey, Key, ListOptions,
-    Metadata, Result, StoreItem, StoreOptions, Value,
+    Metadata, Result, StoreItem, StoreOptions, Value, Watch,
 };
 
 /// How many values a copy or a stream of entries moves at a time.
@@ -203,6 +203,15 @@ pub trait StorageExt: BaseStorage {
             }
             Ok(cursor.entries.pop_front().map(|found| (found, cursor)))
         })
+    }
+
+    /// As [`BaseStorage::watch`], but what that has lost is found again by listing, so that [`Event::Lost`](crate::Event::Lost) never comes.
+    /// Begins with a listing, and keeps the version of every key under `prefix` in memory.
+    ///
+    /// # Errors
+    /// As [`BaseStorage::watch`] and [`BaseStorage::list_keys`].
+    async fn follow<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        crate::survey::follow(self, prefix).await
     }
 
     /// Copies every value under `prefix` to another storage, with tags and expiry; gives how many.

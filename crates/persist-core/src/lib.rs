@@ -36,15 +36,19 @@ mod report;
 mod secret;
 mod snapshot;
 mod storage;
+mod survey;
 mod tags;
 mod units;
 mod value;
 mod version;
+mod walk;
+mod watch;
+mod watchers;
 
 pub use array::{Array, DType, Element, MAX_RANK};
 pub use backend::{Backend, OpenContext};
 pub use batch::{Operation, Outcome, StoreItem, check_distinct};
-pub use blocking::BlockingStorage;
+pub use blocking::{BlockingStorage, BlockingWatch};
 pub use capabilities::Capabilities;
 pub use checksum::{Checksum, ChecksumBuilder};
 pub use clock::{Clock, ManualClock, SystemClock, Timestamp};
@@ -66,10 +70,13 @@ pub use snapshot::{
     snapshot_entries,
 };
 pub use storage::{BaseStorage, verify_values};
+pub use survey::{POLL_INTERVAL, watch_by_polling};
 pub use tags::Tags;
 pub use units::{ByteSize, HumanDuration};
 pub use value::{Kind, Value};
 pub use version::{Version, Versions};
+pub use watch::{Event, Watch};
+pub use watchers::{MAX_WAITING_EVENTS, Watchers};
 
 /// What the macro on every implementation of [`BaseStorage`] is, so that a backend needs no further crate.
 pub use async_trait::async_trait;

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::walk::Walk;
 use crate::{
     BaseStorage, Condition, Entry, ErrorKind, Expiry, Key, ListOptions, Result, StorageError, StoreItem,
     StoreOptions, verify_values,
 };
 
-/// How many bytes of values a copy holds in memory at a time, as far as that can be foreseen from the values before.
+/// How many bytes of values a restore stores at a time.
 const BUDGET: u64 = 4 << 20;
 
-/// The most values that a copy moves at a time.
+/// The most values that it stores at a time.
 const MAX_BATCH: u64 = 256;
 
 /// Which moment a snapshot shows.
@@ -93,40 +94,15 @@ pub async fn snapshot_entries<S: BaseStorage + ?Sized>(
     sink: &mut dyn SnapshotSink,
 ) -> Result<SnapshotSummary> {
     let mut summary = SnapshotSummary { keys: 0, bytes: 0, consistency: Consistency::EachValue };
-    let (mut after, mut batch) = (None, 1);
-    loop {
-        let page = storage.list_keys("", ListOptions::new().after(after)).await?;
-        let mut keys = &page.keys[..];
-        while !keys.is_empty() {
-            let (now, rest) = keys.split_at(batch.min(keys.len()));
-            let largest = copy(storage, now, sink, &mut summary).await?;
-            batch = usize::try_from((BUDGET / largest.max(1)).clamp(1, MAX_BATCH)).unwrap_or(1);
-            keys = rest;
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(summary);
-        }
-    }
-}
-
-/// Copies some values; gives the size of the largest.
-async fn copy<S: BaseStorage + ?Sized>(
-    storage: &S,
-    keys: &[Key],
-    sink: &mut dyn SnapshotSink,
-    summary: &mut SnapshotSummary,
-) -> Result<u64> {
-    let mut largest = 0;
-    for (key, found) in keys.iter().zip(storage.retrieve_many(keys).await) {
+    let mut walk = Walk::new(storage);
+    while let Some((key, found)) = walk.next().await? {
         // `None`: deleted or expired since the page was read.
-        let Some(entry) = found.map_err(|error| error.with_key(key))? else { continue };
-        largest = largest.max(entry.metadata.size);
+        let Some(entry) = found.map_err(|error| error.with_key(&key))? else { continue };
         summary.keys += 1;
         summary.bytes += entry.metadata.size;
-        sink.entry(key.clone(), entry).await?;
+        sink.entry(key, entry).await?;
     }
-    Ok(largest)
+    Ok(summary)
 }
 
 /// Replaces everything in an open storage by the entries of a snapshot: stores each with its tags, expiry and encodings,

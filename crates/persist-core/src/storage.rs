@@ -4,10 +4,12 @@ use std::ops::Range;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::walk::Walk;
 use crate::{
     Condition, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, Key, ListOptions, Maintenance,
-    Metadata, Operation, Outcome, Page, Result, SnapshotSink, SnapshotSummary, Stats, StorageError,
-    StoreItem, StoreOptions, Value, Verification, check_distinct, snapshot_entries,
+    Metadata, Operation, Outcome, POLL_INTERVAL, Page, Result, SnapshotSink, SnapshotSummary, Stats,
+    StorageError, StoreItem, StoreOptions, Value, Verification, Watch, check_distinct, snapshot_entries,
+    watch_by_polling,
 };
 
 /// One storage: a file tree, a database, a cache, a server, or a layer over another storage.
@@ -213,6 +215,23 @@ pub trait BaseStorage: Send + Sync + Debug + 'static {
         snapshot_entries(self, sink).await
     }
 
+    /// Tells of changes under a literal prefix (empty: all) as they take place, whoever makes them.
+    ///
+    /// What is promised: after a change that begins once this has returned, an event follows that tells it or a later
+    /// state of its key, or [`Event::Lost`](crate::Event::Lost); events of one key come in the order of its changes. So whoever watches, then
+    /// lists, then applies the events (and lists again after `Lost`) arrives at what is stored. An event may come twice, and
+    /// of several changes in a row only the last may be told. What changes nothing is not told; neither is that a lifetime
+    /// has ended, which `expires_at` of the event that began it says. A watcher never holds up a writer: one that falls
+    /// behind is told `Lost` in place of what it missed.
+    ///
+    /// The default lists the keys every second and compares versions. A storage with the capability `native_watch` is told.
+    ///
+    /// # Errors
+    /// `Closed`; `InvalidKey` for a prefix that no key can have; what keeps it from watching.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        watch_by_polling(self, prefix, POLL_INTERVAL).await
+    }
+
     /// Makes everything durable and ends the storage; every later call says `Closed`. Closing twice is no error.
     ///
     /// # Errors
@@ -223,23 +242,18 @@ pub trait BaseStorage: Send + Sync + Debug + 'static {
     }
 }
 
-/// What [`BaseStorage::verify`] does by default: lists every key and retrieves it. For backends that check more.
+/// What [`BaseStorage::verify`] does by default: lists every key and retrieves it, a few megabytes at a time. For backends
+/// that check more.
 ///
 /// # Errors
 /// What keeps it from reading at all.
 pub async fn verify_values<S: BaseStorage + ?Sized>(storage: &S) -> Result<Verification> {
     let mut report = Verification::default();
-    let mut after = None;
-    loop {
-        let page = storage.list_keys("", ListOptions::new().after(after)).await?;
-        for (key, result) in page.keys.iter().zip(storage.retrieve_many(&page.keys).await) {
-            note(&mut report, key, result)?;
-        }
-        after = page.next;
-        if after.is_none() {
-            return Ok(report);
-        }
+    let mut walk = Walk::new(storage);
+    while let Some((key, result)) = walk.next().await? {
+        note(&mut report, &key, result)?;
     }
+    Ok(report)
 }
 
 fn note(report: &mut Verification, key: &Key, result: Result<Option<Entry>>) -> Result<(), StorageError> {

@@ -1,13 +1,16 @@
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::future::{join_all, ready};
+use futures_util::stream::select_all;
 use persist_core::{
-    BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, HealthStatus,
-    Key, ListOptions, Maintenance, Metadata, Operation, Outcome, Page, Result, Stats, StorageError,
-    StoreItem, StoreOptions, Value, Verification, check_distinct,
+    BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Event, Expiry, Health,
+    HealthStatus, Key, ListOptions, Maintenance, Metadata, Operation, Outcome, Page, Result, Stats,
+    StorageError, StoreItem, StoreOptions, Value, Verification, Watch, check_distinct,
 };
 
 use crate::failures::Failures;
@@ -88,6 +91,12 @@ impl Router {
             }
         }
         Ok(())
+    }
+
+    /// True for what a member tells of its own keys, and of all of them.
+    fn is_told(&self, member: usize, event: &Result<Event>) -> bool {
+        let key = event.as_ref().ok().and_then(Event::key);
+        key.is_none_or(|key| self.routes.member(key.as_str()) == member)
     }
 
     /// What every member says to one question, in order.
@@ -256,6 +265,19 @@ impl BaseStorage for Router {
         Ok(sum)
     }
 
+    /// What the members concerned tell of the keys that the routes send to them.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        self.descriptor.admit_watch(prefix)?;
+        let concerned: BTreeSet<usize> =
+            self.routes.segments(prefix).into_iter().map(|segment| segment.member).collect();
+        let watches = concerned.into_iter().map(async |at| {
+            let watch = self.members[at].watch(prefix).await?;
+            Ok(watch.filter(move |event| ready(self.is_told(at, event))))
+        });
+        let watches = join_all(watches).await.into_iter().collect::<Result<Vec<_>>>()?;
+        Ok(Watch::new(select_all(watches)))
+    }
+
     async fn close(&self) -> Result<()> {
         self.descriptor.close();
         let mut failures = Failures::default();
@@ -315,6 +337,7 @@ fn describe(name: String, members: &[Arc<dyn BaseStorage>]) -> Descriptor {
         native_expiry: all(|c| c.native_expiry),
         native_ranges: all(|c| c.native_ranges),
         native_arrays: all(|c| c.native_arrays),
+        native_watch: all(|c| c.native_watch),
         evicts: !all(|c| !c.evicts),
         read_only: all(|c| c.read_only),
     };

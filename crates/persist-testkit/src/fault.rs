@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use persist_core::{
     BaseStorage, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, Key, ListOptions, Maintenance,
     Metadata, Operation, Outcome, Page, Result, SnapshotSink, SnapshotSummary, Stats, StorageError,
-    StoreItem, StoreOptions, Value, Verification,
+    StoreItem, StoreOptions, Value, Verification, Watch,
 };
 
 /// What goes wrong, in which calls.
@@ -316,6 +316,12 @@ impl BaseStorage for FaultStorage {
     async fn snapshot(&self, sink: &mut dyn SnapshotSink) -> Result<SnapshotSummary> {
         let aftermath = self.begin("snapshot").await?;
         self.end(aftermath, self.inner.snapshot(sink).await)
+    }
+
+    /// Faults befall the beginning of a watch, not its events.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        let aftermath = self.begin("watch").await?;
+        self.end(aftermath, self.inner.watch(prefix).await)
     }
 
     async fn close(&self) -> Result<()> {

@@ -60,6 +60,11 @@ pub trait Harness: Send + Sync + 'static {
         if self.clock().is_some() { Duration::from_secs(60) } else { Duration::from_secs(1) }
     }
 
+    /// How long the event of a watch may take: a storage that looks for changes again and again needs a moment.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(15)
+    }
+
     /// Lets time pass: moves the clock, or waits.
     async fn advance(&self, by: Duration) {
         match self.clock() {
@@ -164,6 +169,10 @@ where
 
     fn tick(&self) -> Duration {
         self.inner.tick()
+    }
+
+    fn patience(&self) -> Duration {
+        self.inner.patience()
     }
 
     async fn advance(&self, by: Duration) {

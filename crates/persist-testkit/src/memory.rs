@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use persist_core::{
     Array, BaseStorage, Capabilities, Clock, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Json, Key,
     ListOptions, Maintenance, ManualClock, Metadata, Operation, Outcome, Page, Result, Stats, StoreOptions,
-    Value, Version, check_distinct,
+    Value, Version, Watch, Watchers, check_distinct,
 };
 
 use crate::{Harness, Variant};
@@ -27,6 +27,8 @@ pub struct MemoryPlace(Arc<Place>);
 struct Place {
     shelf: Mutex<Shelf>,
     down: AtomicBool,
+    /// Those who watch, over every storage on it.
+    watchers: Mutex<Vec<Watchers>>,
 }
 
 #[derive(Default)]
@@ -73,6 +75,13 @@ impl MemoryPlace {
     /// Takes an entry away, past all rules.
     pub(crate) fn take(&self, key: &Key) -> Option<Entry> {
         self.0.shelf.lock().entries.remove(key)
+    }
+
+    /// Tells everybody who watches; called while the shelf is locked, so that all are told in the order of the changes.
+    fn tell(&self, tell: impl Fn(&Watchers)) {
+        let mut watchers = self.0.watchers.lock();
+        watchers.retain(Watchers::is_watched);
+        watchers.iter().for_each(tell);
     }
 
     /// True while it is unavailable.
@@ -154,6 +163,7 @@ impl MemoryBuilder {
 pub struct MemoryStorage {
     descriptor: Descriptor,
     place: MemoryPlace,
+    watchers: Watchers,
 }
 
 impl MemoryStorage {
@@ -164,12 +174,17 @@ impl MemoryStorage {
 
     /// How to open one otherwise.
     pub fn builder(name: impl Into<String>) -> MemoryBuilder {
-        let capabilities = Capabilities { atomic_transact: true, native_ranges: true, ..Capabilities::NONE };
+        let capabilities = Capabilities {
+            atomic_transact: true,
+            native_ranges: true,
+            native_watch: true,
+            ..Capabilities::NONE
+        };
         MemoryBuilder(Descriptor::new(name, "memory").with_capabilities(capabilities))
     }
 
     pub(crate) fn with_descriptor(descriptor: Descriptor, place: &MemoryPlace) -> Self {
-        Self { descriptor, place: place.clone() }
+        Self { descriptor, place: place.clone(), watchers: Watchers::new() }
     }
 
     fn shelf(&self, operation: &'static str) -> Result<MutexGuard<'_, Shelf>> {
@@ -187,12 +202,17 @@ impl MemoryStorage {
         }
         shelf.last_version = Some(draft.version);
         shelf.entries.insert(key.clone(), Entry::new(value, draft.clone()));
+        self.place.tell(|watchers| watchers.stored(key, &draft));
         draft
     }
 
     fn remove(&self, shelf: &mut Shelf, key: &Key) -> bool {
         let removed = shelf.entries.remove(key);
-        self.descriptor.live(removed.as_ref().map(|entry| &entry.metadata)).is_some()
+        let was_there = self.descriptor.live(removed.as_ref().map(|entry| &entry.metadata)).is_some();
+        if was_there {
+            self.place.tell(|watchers| watchers.deleted(key));
+        }
+        was_there
     }
 
     fn apply(&self, shelf: &mut Shelf, operation: Operation) -> Outcome {
@@ -275,6 +295,7 @@ impl BaseStorage for MemoryStorage {
         if let Some(entry) = shelf.entries.get_mut(key) {
             entry.metadata = touched.clone();
         }
+        self.place.tell(|watchers| watchers.stored(key, &touched));
         Ok(Some(touched))
     }
 
@@ -322,6 +343,22 @@ impl BaseStorage for MemoryStorage {
         shelf.entries.retain(|_, entry| !entry.metadata.is_expired(now));
         let expired = (before - shelf.entries.len()) as u64;
         Ok(Maintenance { expired, ..Maintenance::default() })
+    }
+
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        self.descriptor.admit_watch(prefix)?;
+        let watch = self.watchers.watch(prefix);
+        let mut watchers = self.place.0.watchers.lock();
+        watchers.retain(|others| !others.is_same(&self.watchers));
+        watchers.push(self.watchers.clone());
+        drop(watchers);
+        Ok(watch)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.descriptor.close();
+        self.watchers.close();
+        Ok(())
     }
 }
 

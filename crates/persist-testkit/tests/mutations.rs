@@ -172,6 +172,16 @@ const BROKEN_BY: &[(Bug, &str)] = &[
     (Bug::SnapshotShowsExpired, "C186"),
     (Bug::SnapshotTears, "C187"),
     (Bug::SnapshotSkipsDamage, "C188"),
+    (Bug::WatchMissesDeletes, "C191"),
+    (Bug::WatchIgnoresPrefix, "C192"),
+    (Bug::WatchTellsConflicts, "C193"),
+    (Bug::WatchSwaps, "C194"),
+    (Bug::WatchHidesLost, "C195 C201"),
+    (Bug::WatchServesOne, "C196"),
+    (Bug::WatchOutlivesClose, "C197"),
+    (Bug::WatchesItselfAlone, "C198"),
+    (Bug::ClaimsNativeWatch, "C199"),
+    (Bug::WatchNeedsWriting, "C200"),
 ];
 
 /// Clauses that no bug breaks, each with the reason.

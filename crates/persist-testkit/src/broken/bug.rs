@@ -194,4 +194,15 @@ bugs! {
     SnapshotShowsExpired "Puts into a snapshot what has expired.",
     SnapshotTears "Puts into a snapshot values with the metadata of later ones.",
     SnapshotSkipsDamage "Leaves damaged values out of a snapshot.",
+    // Watching
+    WatchMissesDeletes "Does not tell that a value was deleted.",
+    WatchIgnoresPrefix "Tells what happens everywhere.",
+    WatchTellsConflicts "Tells of stores that did not take place.",
+    WatchSwaps "Tells every other change before the one it came after.",
+    WatchHidesLost "Does not tell that it lost something.",
+    WatchServesOne "Tells nobody but who came last.",
+    WatchOutlivesClose "A watch goes on after the close.",
+    WatchesItselfAlone "Tells what the same handle changed alone.",
+    ClaimsNativeWatch "Looks again and again, and says it were told.",
+    WatchNeedsWriting "Cannot be watched when it is open for reading only.",
 }

@@ -55,6 +55,7 @@ impl BrokenHarness {
             atomic_transact: true,
             native_ranges: true,
             native_arrays: true,
+            native_watch: true,
             native_expiry: is(Bug::ClaimsNativeExpiry),
             evicts: is(Bug::ClaimsToEvict),
             ..Capabilities::NONE
@@ -112,6 +113,10 @@ impl Harness for BrokenHarness {
             self.leave_something(&storage).await?;
         }
         Ok(storage)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(1)
     }
 
     async fn open_another(&self) -> Result<Option<Arc<dyn BaseStorage>>> {

@@ -12,6 +12,7 @@ mod storage;
 mod store;
 mod transact;
 mod values;
+mod watching;
 
 pub use bug::Bug;
 pub use harness::BrokenHarness;

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use persist_core::{
     BaseStorage, Condition, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, HealthStatus, Key,
     ListOptions, Maintenance, Metadata, Operation, Outcome, Page, Result, SnapshotSink, SnapshotSummary,
-    Stats, StorageError, StoreItem, StoreOptions, Tags, Timestamp, Value, Verification, snapshot_entries,
+    Stats, StorageError, StoreItem, StoreOptions, Tags, Timestamp, Value, Verification, Watch, Watchers,
+    snapshot_entries,
 };
 
 use super::harness::Past;
@@ -31,6 +32,9 @@ pub struct BrokenStorage {
     pub(super) stores: AtomicU64,
     flushed_at: AtomicU64,
     renamed: Descriptor,
+    /// Watchers of this handle alone, beside those of the place.
+    pub(super) extra: Watchers,
+    pub(super) watches: AtomicU64,
 }
 
 impl BrokenStorage {
@@ -53,6 +57,8 @@ impl BrokenStorage {
             stores: AtomicU64::new(0),
             flushed_at: AtomicU64::new(u64::MAX),
             renamed: Descriptor::new("renamed", "memory"),
+            extra: Watchers::new(),
+            watches: AtomicU64::new(0),
         }
     }
 
@@ -230,6 +236,9 @@ impl BaseStorage for BrokenStorage {
         let key = self.key(key);
         self.stores.fetch_add(1, Ordering::AcqRel);
         let result = self.store_mangled(&key, value, options).await;
+        if result.is_ok() && self.is(Bug::WatchesItselfAlone) || self.is(Bug::WatchTellsConflicts) {
+            self.tell_extra(&key).await;
+        }
         self.told(result)
     }
 
@@ -421,7 +430,12 @@ impl BaseStorage for BrokenStorage {
         }
     }
 
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        self.watch_mangled(prefix).await
+    }
+
     async fn close(&self) -> Result<()> {
+        self.extra.close();
         self.past.unclosed.store(false, Ordering::Release);
         if self.is(Bug::SecondCloseFails) {
             self.inner.describe().admit("close")?;

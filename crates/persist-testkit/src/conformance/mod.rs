@@ -74,6 +74,7 @@ mod runner;
 mod snapshots;
 mod transactions;
 mod values;
+mod watching;
 
 pub use clause::{Check, Clause, Group, Stop, Verdict, clauses};
 pub use runner::{TIME_LIMIT, check, main, trials};
@@ -113,4 +114,5 @@ pub const GROUPS: &[Group] = &[
     durability::GROUP,
     capabilities::GROUP,
     snapshots::GROUP,
+    watching::GROUP,
 ];
