@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use persist_core::{Clock, OpenContext, Secret, SystemClock};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, SendError};
 use redis::io::tcp::TcpSettings;
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo, Pipeline,
-    ProtocolVersion, RedisConnectionInfo, TlsCertificates, Value,
+    ProtocolVersion, PushInfo, RedisConnectionInfo, TlsCertificates, Value,
 };
 use tokio::time::Instant;
 
@@ -108,9 +108,36 @@ impl Dialer {
 
     /// A bare connection, logged in.
     pub(crate) async fn connect(&self, address: &Address) -> Result<MultiplexedConnection, Fault> {
+        self.connect_with(address, AsyncConnectionConfig::new()).await
+    }
+
+    /// A connection for listening, whose messages go to `hear`, which must not wait.
+    pub(crate) async fn listen(
+        &self,
+        address: &Address,
+        role: Role,
+        hear: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<MultiplexedConnection, Fault> {
+        let hear = move |message| {
+            hear(message);
+            Ok::<(), SendError>(())
+        };
+        let config = AsyncConnectionConfig::new().set_push_sender(hear);
+        let mut connection = self.connect_with(address, config).await?;
+        if role == Role::Primary {
+            expect_primary(&mut connection, address).await?;
+        }
+        Ok(connection)
+    }
+
+    async fn connect_with(
+        &self,
+        address: &Address,
+        config: AsyncConnectionConfig,
+    ) -> Result<MultiplexedConnection, Fault> {
         let place = address.to_string();
         let client = self.client_for(address).map_err(|error| Fault::unreached(&place, &error))?;
-        let config = AsyncConnectionConfig::new()
+        let config = config
             .set_connection_timeout(Some(self.connect_timeout))
             .set_response_timeout(Some(self.attempt_timeout));
         let connection = client.get_multiplexed_async_connection_with_config(&config).await;

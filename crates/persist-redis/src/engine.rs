@@ -278,6 +278,19 @@ impl Engine {
         }
     }
 
+    /// The way to the server that has a tag.
+    ///
+    /// # Errors
+    /// That nobody can say where it is.
+    pub(crate) async fn link(&self, tag: Tag, deadline: Instant) -> Result<Arc<Link>, Fault> {
+        self.route.link(tag, deadline).await
+    }
+
+    /// A server does not do its duty: where the tags are is asked anew.
+    pub(crate) fn doubt(&self, link: &Arc<Link>) {
+        self.route.doubt(link);
+    }
+
     /// Gives up all connections; a call that is on its way keeps its own until it has its answer.
     pub(crate) fn close(&self) {
         self.route.close();

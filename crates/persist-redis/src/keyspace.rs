@@ -56,6 +56,11 @@ impl Keyspace {
         self.own(tag, "head")
     }
 
+    /// The channel on which the changes of a tag are told.
+    pub(crate) fn events(&self, tag: Tag) -> String {
+        self.own(tag, "events")
+    }
+
     fn own(&self, tag: Tag, what: &str) -> String {
         format!("{}:{{{}}}#{what}", self.namespace, tag.0)
     }

@@ -31,6 +31,7 @@ mod fault;
 mod keyspace;
 mod layout;
 mod link;
+mod listener;
 mod listing;
 mod parts;
 mod reading;

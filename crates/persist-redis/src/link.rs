@@ -52,6 +52,10 @@ impl Link {
         &self.address
     }
 
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
     /// A connection: the one there is, or a new one.
     ///
     /// # Errors

@@ -28,6 +28,8 @@ lua! {
     LIST "scripts/list.lua";
     /// Removes what has expired.
     SWEEP "scripts/sweep.lua";
+    /// Keeps changes being told.
+    WATCH "scripts/watch.lua";
 }
 
 impl Lua {

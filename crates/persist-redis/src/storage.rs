@@ -6,8 +6,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use persist_core::{
     Backend, BaseStorage, Capabilities, Condition, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry,
-    Health, HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page,
-    Result, Stats, StorageError, StoreItem, StoreOptions, Value, async_trait,
+    Health, HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome,
+    POLL_INTERVAL, Page, Result, Stats, StorageError, StoreItem, StoreOptions, Value, Watch, Watchers,
+    async_trait, watch_by_polling,
 };
 use redis::Cmd;
 use tokio::task::JoinHandle;
@@ -18,6 +19,7 @@ use crate::config::RedisConfig;
 use crate::engine::{Body, Call, Engine};
 use crate::fault::Fault;
 use crate::keyspace::Tag;
+use crate::listener::{self, Listener};
 use crate::reading;
 use crate::recovery::{Done, Made};
 use crate::route::Route;
@@ -35,6 +37,8 @@ pub(crate) struct Inner {
     pub(crate) descriptor: Descriptor,
     pub(crate) engine: Engine,
     pub(crate) config: RedisConfig,
+    pub(crate) watchers: Watchers,
+    pub(crate) listener: Listener,
 }
 
 impl Swept for Inner {
@@ -69,7 +73,8 @@ impl RedisStorage {
         };
         let engine = opened.await.map_err(|fault: Fault| fault.error(&descriptor, "open"))?;
         let interval = config.sweep_interval.0;
-        let inner = Arc::new(Inner { descriptor, engine, config });
+        let (watchers, listener) = (Watchers::new(), Listener::default());
+        let inner = Arc::new(Inner { descriptor, engine, config, watchers, listener });
         let sweeper = (!read_only).then(|| sweeper::start(Arc::downgrade(&inner), interval));
         Ok(Self { inner, sweeper: Mutex::new(sweeper) })
     }
@@ -139,6 +144,7 @@ fn capabilities(read_only: bool) -> Capabilities {
         native_expiry: true,
         native_ranges: true,
         native_arrays: true,
+        native_watch: true,
         evicts: false,
         read_only,
     }
@@ -262,8 +268,25 @@ impl BaseStorage for RedisStorage {
         Ok(Maintenance { expired, ..Maintenance::default() })
     }
 
+    /// Told by the servers, whoever makes the change. While a server cannot be reached nothing is told; `Lost` follows when
+    /// it can. A user who may not write or subscribe looks again and again instead.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        self.inner.descriptor.admit_watch(prefix)?;
+        let watch = self.inner.watchers.watch(prefix);
+        match listener::start(&self.inner).await {
+            Ok(()) => Ok(watch),
+            Err(fault) if matches!(fault.kind, ErrorKind::AccessDenied | ErrorKind::ReadOnly) => {
+                drop(watch);
+                watch_by_polling(self, prefix, POLL_INTERVAL).await
+            }
+            Err(fault) => Err(fault.error(&self.inner.descriptor, "watch")),
+        }
+    }
+
     async fn close(&self) -> Result<()> {
         self.inner.descriptor.close();
+        self.inner.watchers.close();
+        self.inner.listener.stop();
         if let Some(sweeper) = self.sweeper.lock().take() {
             sweeper.abort();
         }
@@ -282,6 +305,7 @@ fn evicting(policy: String) -> Health {
 
 impl Drop for RedisStorage {
     fn drop(&mut self) {
+        self.inner.listener.stop();
         if let Some(sweeper) = self.sweeper.lock().take() {
             sweeper.abort();
         }

@@ -18,6 +18,7 @@ use crate::change::{Answer, Change};
 use crate::config::Durability;
 use crate::database::{Database, Role};
 use crate::error::{kind_of, sqlite, system};
+use crate::watching::data_version;
 use crate::writer::Report;
 
 /// The longest pause between two attempts to write while another process does.
@@ -88,6 +89,15 @@ impl Engine {
             log_limit,
             due_at: log_limit,
         })
+    }
+
+    /// A number that differs from the last one if somebody else has committed since.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(crate) fn data_version(&self) -> Result<i64> {
+        let what = "the database cannot be read";
+        data_version(&self.connection).map_err(|error| sqlite(&self.descriptor, "watch", what, error))
     }
 
     /// Makes changes, all in one transaction if none of them fails, and answers each.

@@ -36,6 +36,7 @@ mod row;
 mod schema;
 mod snapshot;
 mod storage;
+mod watching;
 mod writer;
 
 pub use config::{AutoVacuum, Durability, MAX_VALUE, SqliteConfig};

@@ -9,13 +9,14 @@ use std::thread;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use persist_core::{Descriptor, ErrorKind, Result, StorageError};
+use persist_core::{Descriptor, ErrorKind, Result, StorageError, Watchers};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::change::{Answer, Change, Done};
 use crate::database::Database;
 use crate::engine::Engine;
 use crate::gathering::Gathering;
+use crate::watching::tell;
 
 /// How many calls wait in the queue; the others wait for room in it.
 const QUEUE: usize = 1024;
@@ -93,13 +94,18 @@ impl Writer {
     ///
     /// # Errors
     /// Why the database cannot be opened for writing.
-    pub(crate) fn open(database: &Arc<Database>, descriptor: &Arc<Descriptor>) -> Result<Self> {
+    pub(crate) fn open(
+        database: &Arc<Database>,
+        descriptor: &Arc<Descriptor>,
+        watchers: &Watchers,
+    ) -> Result<Self> {
+        let watchers = watchers.clone();
         let report = Arc::new(Report::default());
         let engine = Engine::open(database, descriptor, &report)?;
         let (queue, jobs) = mpsc::channel(QUEUE);
         thread::Builder::new()
             .name("persist-sqlite-writer".to_owned())
-            .spawn(move || run(engine, jobs))
+            .spawn(move || run(engine, jobs, watchers))
             .map_err(|error| crate::error::system(descriptor, "open", "the thread that writes", error))?;
         Ok(Self { queue, descriptor: Arc::clone(descriptor), report })
     }
@@ -174,12 +180,13 @@ impl Batch {
         self.replies.push(reply);
     }
 
-    fn commit(&mut self, engine: &mut Engine) {
+    fn commit(&mut self, engine: &mut Engine, watchers: &Watchers) {
         let batch = std::mem::take(self);
         if batch.changes.is_empty() {
             return;
         }
         let answers = engine.commit(&batch.changes);
+        tell(watchers, &batch.changes, &answers);
         for (reply, answer) in batch.replies.into_iter().zip(answers) {
             // Whoever does not wait any more has no use for the answer.
             let _ = reply.send(answer);
@@ -187,7 +194,7 @@ impl Batch {
     }
 }
 
-fn run(mut engine: Engine, mut queue: mpsc::Receiver<Job>) {
+fn run(mut engine: Engine, mut queue: mpsc::Receiver<Job>, watchers: Watchers) {
     let mut closing = Vec::new();
     let mut batch = Batch::default();
     let mut gathering = Gathering::default();
@@ -200,7 +207,7 @@ fn run(mut engine: Engine, mut queue: mpsc::Receiver<Job>) {
             match job {
                 Job::Change(change, reply) => batch.push(change, reply),
                 Job::Task(task) => {
-                    batch.commit(&mut engine);
+                    batch.commit(&mut engine, &watchers);
                     task(&mut engine);
                 }
                 Job::Close(reply) => {
@@ -209,12 +216,12 @@ fn run(mut engine: Engine, mut queue: mpsc::Receiver<Job>) {
                 }
             }
             if batch.weight >= TRANSACTION_BYTES {
-                batch.commit(&mut engine);
+                batch.commit(&mut engine, &watchers);
             }
             count += 1;
             next = if count < QUEUE { queue.try_recv().ok() } else { None };
         }
-        batch.commit(&mut engine);
+        batch.commit(&mut engine, &watchers);
         gathering.note(count, queue.len(), begun.elapsed());
         engine.checkpoint_if_due();
     }

@@ -20,6 +20,7 @@ mod stores;
 mod sync;
 mod ttl;
 mod verify;
+mod watch;
 
 use clap::Subcommand;
 
@@ -34,6 +35,7 @@ pub(crate) enum Verb {
     Put(put::Put),
     Rm(rm::Rm),
     Ls(ls::Ls),
+    Watch(watch::Watch),
     Stat(stat::Stat),
     Cp(cp::Cp),
     Mv(mv::Mv),
@@ -60,6 +62,7 @@ impl Verb {
             Self::Put(verb) => verb.run(app).await,
             Self::Rm(verb) => verb.run(app).await,
             Self::Ls(verb) => verb.run(app).await,
+            Self::Watch(verb) => verb.run(app).await,
             Self::Stat(verb) => verb.run(app).await,
             Self::Cp(verb) => verb.run(app).await,
             Self::Mv(verb) => verb.run(app).await,

@@ -14,3 +14,4 @@ mod listing;
 mod reports;
 mod terminal;
 mod values;
+mod watching;

@@ -17,14 +17,17 @@ local head, index, expiry = KEYS[1], KEYS[2], KEYS[3]
 local client, era, latest, now, nonce = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local NEVER = '-'
 
-local state = redis.call('HMGET', head, 'version', 'fence:' .. client)
+local state = redis.call('HMGET', head, 'version', 'fence:' .. client, 'watched')
 if state[2] and era < tonumber(string.match(state[2], '^%d+')) then
   return redis.error_reply('FENCED this connection was given up')
 end
 local time = redis.call('TIME')
-if time[1] * 1000 + time[2] / 1000 > latest then
+local server_now = time[1] * 1000 + time[2] / 1000
+if server_now > latest then
   return redis.error_reply('FENCED this call has come too late')
 end
+-- What the watchers are to be told; nothing if there are none.
+local told = state[3] and tonumber(string.match(state[3], '^%d+') or 0) > server_now and {}
 local highest = tonumber(state[1] or '0')
 
 -- A number without exponent: versions stay below 2^53.
@@ -76,6 +79,10 @@ local function expire(step, known)
   end
 end
 
+local function tell(what, member, record)
+  if told then told[#told + 1] = what .. member .. '\0' .. record end
+end
+
 local function ended(expires)
   return expires ~= NEVER and tonumber(expires) <= now
 end
@@ -86,6 +93,7 @@ local function put(step)
   local created = old and old.live and old.created or step.modified
   if ended(step.expires) then
     remove(step.key, step.member)
+    tell('d', step.member, '')
     return { version, created }
   end
   local record = table.concat({ '1', version, step.expires, created, nonce, step.modified, step.rest }, ' ')
@@ -107,13 +115,16 @@ local function put(step)
   redis.call('HSET', step.key, unpack(fields))
   if not old then redis.call('ZADD', index, 0, step.member) end
   expire(step, known)
+  tell('s', step.member, record)
   return { version, created }
 end
 
 local function delete(step)
   next_version(step.draft)
   remove(step.key, step.member)
-  return step.old and step.old.live and 1 or 0
+  if not (step.old and step.old.live) then return 0 end
+  tell('d', step.member, '')
+  return 1
 end
 
 local function touch(step)
@@ -123,10 +134,12 @@ local function touch(step)
   local record = table.concat({ '1', version, step.expires, old.created, nonce, step.modified, old.rest }, ' ')
   if ended(step.expires) then
     remove(step.key, step.member)
+    tell('d', step.member, '')
     return record
   end
   redis.call('HSET', step.key, 'm', record)
   expire(step, old.expires)
+  tell('s', step.member, record)
   return record
 end
 
@@ -167,6 +180,15 @@ for number, step in ipairs(steps) do
   mortal = mortal or (step.expires and step.expires ~= NEVER)
 end
 if changed then redis.call('HSET', head, 'version', text(highest)) end
+
+for _, event in ipairs(told or {}) do
+  local sent = redis.pcall('PUBLISH', string.sub(head, 1, -6) .. '#events', event)
+  if type(sent) == 'table' and sent.err then
+    -- This user may not publish. Ending what the watchers rely on lets them know that they have missed something.
+    redis.call('HDEL', head, 'watched')
+    break
+  end
+end
 
 -- What brings an expiring entry takes two expired ones away, so that the index cannot outgrow what lives.
 if mortal then

@@ -68,7 +68,8 @@ impl<'a> Watcher<'a> {
 
 async fn every_change(harness: &dyn Harness) -> Verdict {
     let storage = harness.open().await?;
-    let [k, other] = [key("k")?, key("other")?];
+    // The braces put them on one slot of a cluster.
+    let [k, other] = [key("{k}")?, key("{k}/other")?];
     let mut watch = Watcher::new(harness, &storage, "").await?;
     let options = StoreOptions::new().tag("a", "b").ttl(harness.tick() * 1000);
     storage.store(&k, bytes("1"), options).await?;
@@ -111,7 +112,7 @@ async fn prefix_is_literal(harness: &dyn Harness) -> Verdict {
 async fn nothing_is_not_told(harness: &dyn Harness) -> Verdict {
     let storage = harness.open().await?;
     let [k, absent, last] =
-        keys(&["k", "absent", "z"])?.try_into().map_err(|_| Stop::broken("three keys"))?;
+        keys(&["{k}", "{k}/absent", "z"])?.try_into().map_err(|_| Stop::broken("three keys"))?;
     let stale = put(&storage, &k, &bytes("1")).await?.version;
     put(&storage, &k, &bytes("2")).await?;
     let mut watch = Watcher::new(harness, &storage, "").await?;

@@ -125,6 +125,12 @@ impl Deployment {
         self.folder.join("standalone/ca.crt")
     }
 
+    /// The certificate and the key of somebody: of `client`, whose certificate the authority signed, or of `stranger`.
+    pub fn identity(&self, name: &str) -> (PathBuf, PathBuf) {
+        let folder = self.folder.join("standalone");
+        (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")))
+    }
+
     /// A user of the standalone server that has the rights a storage needs, on names that begin with `test-`, and the
     /// password.
     pub fn user(&self) -> (&'static str, &'static str) {

@@ -21,7 +21,7 @@ const DOWN_AFTER: u32 = 1000;
 /// The rights that a storage needs; `docs/formats/redis.md` lists them.
 pub(super) const RIGHTS: &str = "resetchannels -@all +hello +ping +select +info +role +time +wait +cluster|slots \
     +evalsha +script|load +hget +hmget +hgetall +hset +hsetnx +hdel +hlen +zadd +zrem +zcard +zcount +zmscore \
-    +zrangebylex +zrangebyscore +exists +unlink +pexpire +persist";
+    +zrangebylex +zrangebyscore +exists +unlink +pexpire +persist +publish +subscribe";
 
 /// Ports that nobody uses now.
 pub(super) fn free_ports<const N: usize>() -> [u16; N] {
@@ -45,7 +45,7 @@ pub(super) fn standalone(folder: &Path, port: u16, tls_port: u16) {
     let (user, password) = USER;
     let text = format!(
         "{}tls-port {tls_port}\ntls-cert-file ./server.crt\ntls-key-file ./server.key\ntls-ca-cert-file ./ca.crt\n\
-         tls-auth-clients optional\nuser {user} on >{password} ~test-* {RIGHTS}\n",
+         tls-auth-clients optional\nuser {user} on >{password} ~test-* {RIGHTS} &test-*\n",
         common(port)
     );
     write(folder, &text);
@@ -79,7 +79,7 @@ fn write(folder: &Path, text: &str) {
     written.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
 }
 
-/// An authority of our own, and a server's certificate for 127.0.0.1.
+/// An authority of our own, a server's certificate for 127.0.0.1, a client's, and one that a stranger has signed himself.
 fn certificates(folder: &Path) {
     let script = "set -e
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=persist-test-ca \
@@ -89,6 +89,13 @@ fn certificates(folder: &Path) {
         printf 'subjectAltName=IP:127.0.0.1,DNS:localhost\\n' >server.ext
         openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile server.ext \
             -out server.crt
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=client \
+            -keyout client.key -out client.csr
+        printf 'extendedKeyUsage=clientAuth\\n' >client.ext
+        openssl x509 -req -in client.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile client.ext \
+            -out client.crt
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=stranger \
+            -addext extendedKeyUsage=clientAuth -keyout stranger.key -out stranger.crt
         chmod 644 server.key";
     fs::create_dir_all(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let made = Command::new("sh").args(["-c", script]).current_dir(folder).output();
