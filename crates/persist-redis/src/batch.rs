@@ -126,7 +126,7 @@ impl RedisStorage {
 
     /// The change that a transaction is; none if it is empty.
     fn transaction(&self, operations: Vec<Operation>) -> Result<Option<Change>> {
-        let Inner { descriptor, engine, config } = &*self.inner;
+        let Inner { descriptor, engine, config, .. } = &*self.inner;
         check_distinct(&operations).map_err(|error| self.at_transact(error))?;
         for operation in &operations {
             if let Operation::Put(item) = operation {

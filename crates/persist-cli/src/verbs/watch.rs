@@ -1,6 +1,6 @@
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use persist_core::{BaseStorage, Event, StorageExt};
+use persist_core::{Event, StorageExt};
 use serde_json::{Value, json};
 
 use crate::address::Stored;
