@@ -70,8 +70,9 @@ struct Folder {
     nodes: BTreeMap<Box<[u8]>, Node>,
 }
 
+/// What a name stands for.
 #[derive(Debug, PartialEq, Eq)]
-enum Node {
+pub(crate) enum Node {
     /// A folder and its name.
     Folder(Box<str>),
     /// A file; one bit for each form it is there in.
@@ -239,7 +240,7 @@ fn read_folder(folder: &OwnedFd) -> Result<BTreeMap<Box<[u8]>, Node>, Errno> {
 }
 
 /// What a name adds to a key; `None` if it is not ours.
-fn read_name(name: &str) -> Option<(Box<[u8]>, Node)> {
+pub(crate) fn read_name(name: &str) -> Option<(Box<[u8]>, Node)> {
     match name.split_once('.') {
         Some((stem, ending)) => {
             let form = Form::of_ending(ending)?;

@@ -43,6 +43,7 @@ mod root;
 mod session;
 mod stage;
 mod storage;
+mod watching;
 mod writer;
 
 pub use config::{Durability, FileConfig, MetadataMode};

@@ -9,8 +9,8 @@ use futures_util::stream::{self, StreamExt};
 use persist_core::{
     Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
     HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Restored,
-    Result, SnapshotSource, Stats, StorageError, StoreItem, StoreOptions, Value, Verification,
-    check_distinct, verify_values,
+    Result, SnapshotSource, Stats, StorageError, StoreItem, StoreOptions, Value, Verification, Watch,
+    Watchers, check_distinct, verify_values,
 };
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -53,6 +53,8 @@ struct Inner {
     writer: Option<Writer>,
     turns: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    /// Tells watches that the storage was closed; what has changed they hear from the kernel.
+    ending: Watchers,
 }
 
 impl FileStorage {
@@ -100,6 +102,7 @@ impl FileStorage {
                 writer,
                 turns: Arc::new(Semaphore::new(CHANGES)),
                 reads: Arc::new(Semaphore::new(READS)),
+                ending: Watchers::new(),
             }),
         })
     }
@@ -130,8 +133,12 @@ impl FileStorage {
         task.await.unwrap_or_else(|error| Err(broken(operation, error)))
     }
 
+    pub(crate) fn ending(&self) -> &Watchers {
+        &self.inner.ending
+    }
+
     /// Runs something that reads where it may wait for the disk.
-    async fn read<T: Send + 'static>(
+    pub(crate) async fn read<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Place) -> Result<T> + Send + 'static,
@@ -233,6 +240,7 @@ pub(crate) fn describe(name: &str, config: &FileConfig, context: &OpenContext) -
         atomic_transact: true,
         native_ranges: true,
         native_arrays: true,
+        native_watch: true,
         read_only: config.read_only,
         ..Capabilities::NONE
     };
@@ -461,8 +469,14 @@ impl BaseStorage for FileStorage {
         Ok(report)
     }
 
+    /// Changes of other programs are told too, by inotify: one watch of the kernel for each folder.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        self.watch_prefix(prefix).await
+    }
+
     async fn close(&self) -> Result<()> {
         if self.describe().close() {
+            self.inner.ending.close();
             // Whoever has a turn finishes; nobody gets another one.
             let all = u32::try_from(CHANGES).unwrap_or(u32::MAX);
             let ended = self.inner.turns.acquire_many(all).await;

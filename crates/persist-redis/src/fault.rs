@@ -56,6 +56,9 @@ impl Fault {
             _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM")) => {
                 (ErrorKind::AccessDenied, "check the user, its password and its rights (ACL)")
             }
+            _ if refuses_certificate(error) => {
+                (ErrorKind::AccessDenied, "the server wants another certificate: check tls.cert and tls.key")
+            }
             _ if error.is_timeout() => {
                 (ErrorKind::Timeout, "check the server and the network, or raise connect_timeout")
             }
@@ -102,6 +105,14 @@ impl Fault {
     ) -> StorageError {
         self.error(descriptor, operation).with_key(key)
     }
+}
+
+/// Whether the server ended the connection because of the certificate that it was shown, or for want of one. The crate
+/// keeps nothing but the text of that; the names are those of the alerts of TLS.
+fn refuses_certificate(error: &RedisError) -> bool {
+    let text = error.to_string();
+    let alert = text.split_once("received fatal alert: ").map(|(_, alert)| alert);
+    alert.is_some_and(|alert| alert.contains("Certificate") || alert.contains("UnknownCA"))
 }
 
 /// The error without what the crate puts around it, on one line.

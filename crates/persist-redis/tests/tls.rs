@@ -31,8 +31,8 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
     assert_eq!(storage.get("k").await.unwrap(), Some(1));
     for (who, identity) in [("nobody", None), ("a stranger", Some(redis.identity("stranger")))] {
         let error = open(&redis, identity).await.unwrap_err();
-        assert_eq!((error.kind(), error.storage()), (ErrorKind::Unavailable, Some("hot")), "{who}: {error}");
-        assert!(error.message().contains("certificate"), "{who} is not told what is wrong: {error}");
+        assert_eq!((error.kind(), error.storage()), (ErrorKind::AccessDenied, Some("hot")), "{who}: {error}");
+        assert!(error.message().contains("check tls.cert"), "{who} is not told what to do: {error}");
     }
     let missing = (redis.identity("client").0, PathBuf::from("nowhere.key"));
     let error = open(&redis, Some(missing)).await.unwrap_err();

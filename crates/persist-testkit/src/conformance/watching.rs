@@ -46,21 +46,27 @@ impl<'a> Watcher<'a> {
         }
     }
 
-    /// The clause fails unless the next event of each key tells what is stored under it, whatever else is told.
+    /// Listens until what was told last of each key is what is stored under it; the clause fails if that never comes.
     async fn expect(&mut self, storage: &Storage, keys: &[&Key], what: &str) -> Verdict {
-        let mut told = BTreeMap::new();
-        while keys.iter().any(|key| !told.contains_key(*key)) {
-            let event = self.next().await?;
-            if let Some(key) = event.key() {
-                told.insert(key.clone(), event.clone());
-            }
-        }
+        let mut missing = BTreeMap::new();
         for key in keys {
             let event = match storage.metadata(key).await? {
                 Some(metadata) => Event::Stored { key: (*key).clone(), metadata },
                 None => Event::Deleted { key: (*key).clone() },
             };
-            ensure_eq!(told.get(*key), Some(&event), "what is told of {key:?} after {what}");
+            missing.insert((*key).clone(), event);
+        }
+        let mut last = None;
+        while !missing.is_empty() {
+            let next = self.next().await;
+            let event =
+                next.map_err(|stop| Stop::broken(format!("after {what}: {stop:?}, the last was {last:?}")))?;
+            if let Some(key) = event.key()
+                && missing.get(key) == Some(&event)
+            {
+                missing.remove(key);
+            }
+            last = Some(event);
         }
         Ok(())
     }
