@@ -56,7 +56,7 @@ impl Survey {
             while let Some((metadata, key)) = answers.next().await {
                 match metadata {
                     Ok(Some(metadata)) => {
-                        self.found(key, metadata).into_iter().for_each(|event| tell(Ok(event)))
+                        self.found(key, metadata).into_iter().for_each(|event| tell(Ok(event)));
                     }
                     // Gone since the page was read; the sweep below tells.
                     Ok(None) => {}

@@ -5,16 +5,13 @@
 //! editor, `cp`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::ffi::CStr;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::Arc;
+use std::io;
+use std::os::fd::AsRawFd;
 
-use futures_util::stream;
+use futures_util::stream::{self, ReadyChunks, StreamExt};
+use inotify::{EventMask, EventOwned, EventStream, Inotify, WatchDescriptor, WatchMask, Watches};
 use persist_core::{BaseStorage, ErrorKind, Event, Key, POLL_INTERVAL, Result, StorageError, Watch};
-use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, sleep_until};
 
 use crate::FileStorage;
@@ -24,16 +21,19 @@ use crate::place::Place;
 use crate::session::names;
 
 /// What is to be noticed in a folder.
-const CHANGES: WatchFlags = WatchFlags::CREATE
-    .union(WatchFlags::CLOSE_WRITE)
-    .union(WatchFlags::ATTRIB)
-    .union(WatchFlags::MOVED_FROM)
-    .union(WatchFlags::MOVED_TO)
-    .union(WatchFlags::DELETE)
-    .union(WatchFlags::ONLYDIR);
+const CHANGES: WatchMask = WatchMask::CREATE
+    .union(WatchMask::CLOSE_WRITE)
+    .union(WatchMask::ATTRIB)
+    .union(WatchMask::MOVED_FROM)
+    .union(WatchMask::MOVED_TO)
+    .union(WatchMask::DELETE)
+    .union(WatchMask::ONLYDIR);
 
 /// How many bytes of events are read at a time.
 const BUFFER: usize = 64 << 10;
+
+/// How many events are taken at a time. A key that is in several of them is looked up once.
+const AT_ONCE: usize = 4096;
 
 impl FileStorage {
     pub(crate) async fn watch_prefix(&self, prefix: &str) -> Result<Watch<'static>> {
@@ -91,7 +91,7 @@ impl Watching {
     }
 
     /// Tells what is under a key now; the present state is at least as new as the change that was noticed.
-    async fn look(&self, key: Key) -> Option<Result<Event>> {
+    async fn look(&mut self, key: Key) -> Option<Result<Event>> {
         match self.storage.metadata(&key).await {
             Ok(Some(metadata)) => Some(Ok(Event::Stored { key, metadata })),
             Ok(None) => Some(Ok(Event::Deleted { key })),
@@ -101,11 +101,11 @@ impl Watching {
     }
 
     /// Takes in what the kernel said.
-    async fn take(&mut self, heard: Result<Vec<Noticed>, Errno>) {
+    async fn take(&mut self, heard: io::Result<Vec<EventOwned>>) {
         let Ok(folders) = &mut self.folders else { return };
         let taken = match heard {
             Ok(noticed) => folders.take(&self.storage, &self.prefix, noticed, &mut self.keys).await,
-            Err(errno) => Err(unwatched(&self.storage, errno)),
+            Err(error) => Err(unwatched(&self.storage, error)),
         };
         match taken {
             Ok(true) => {}
@@ -137,34 +137,26 @@ impl Watching {
 }
 
 /// The error of folders that cannot be watched.
-fn unwatched(storage: &FileStorage, errno: Errno) -> StorageError {
-    let descriptor = storage.describe();
-    match errno {
-        Errno::NOSPC | Errno::MFILE => descriptor
+fn unwatched(storage: &FileStorage, error: impl Into<io::Error>) -> StorageError {
+    let (descriptor, error) = (storage.describe(), error.into());
+    match Errno::from_io_error(&error) {
+        Some(Errno::NOSPC | Errno::MFILE) => descriptor
             .error(
                 ErrorKind::Capacity,
                 "watch",
                 "the system lets this user watch no more folders; raise fs.inotify.max_user_watches (one for each folder) \
                  or fs.inotify.max_user_instances (one for each watch)",
             )
-            .with_source(std::io::Error::from(errno)),
-        _ => system(descriptor, "watch", "the folders cannot be watched", errno),
+            .with_source(error),
+        _ => system(descriptor, "watch", "the folders cannot be watched", error),
     }
-}
-
-/// What the kernel noticed in a folder.
-struct Noticed {
-    folder: i32,
-    what: ReadFlags,
-    /// `None`: the folder itself.
-    name: Option<String>,
 }
 
 /// The folders that are watched.
 struct Folders {
-    inotify: AsyncFd<Arc<OwnedFd>>,
-    /// By the number that the kernel gave each.
-    known: HashMap<i32, Folder>,
+    events: ReadyChunks<EventStream<Vec<u8>>>,
+    watches: Watches,
+    known: HashMap<WatchDescriptor, Folder>,
 }
 
 /// A folder below the root.
@@ -200,25 +192,20 @@ impl Folder {
 impl Folders {
     /// Watches every folder that may hold keys with a prefix.
     async fn watch(storage: &FileStorage, prefix: &str) -> Result<Self> {
-        let fail = |errno| unwatched(storage, errno);
-        let inotify = Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(fail)?);
-        let registered = AsyncFd::new(Arc::clone(&inotify));
+        let fail = |error: io::Error| unwatched(storage, error);
+        let events =
+            Inotify::init().and_then(|inotify| inotify.into_event_stream(vec![0; BUFFER])).map_err(fail)?;
+        let watches = events.watches();
         let root = Folder { path: String::new(), lead: Vec::new() };
-        let entered = enter(storage, inotify, root, prefix).await?;
-        let inotify = registered
-            .map_err(|error| system(storage.describe(), "watch", "inotify cannot be awaited", error))?;
-        Ok(Self { inotify, known: entered.folders.into_iter().collect() })
+        let entered = enter(storage, watches.clone(), root, prefix).await?;
+        let known = entered.folders.into_iter().collect();
+        Ok(Self { events: events.ready_chunks(AT_ONCE), watches, known })
     }
 
     /// What was noticed since the last time.
-    async fn hear(&mut self) -> Result<Vec<Noticed>, Errno> {
-        loop {
-            let mut ready = self.inotify.readable().await.map_err(|_| Errno::IO)?;
-            match read(self.inotify.get_ref()) {
-                Err(Errno::AGAIN) => ready.clear_ready(),
-                result => return result,
-            }
-        }
+    async fn hear(&mut self) -> io::Result<Vec<EventOwned>> {
+        let ended = || Err(Errno::IO.into());
+        self.events.next().await.map_or_else(ended, |events| events.into_iter().collect())
     }
 
     /// Adds the keys concerned; false if something was missed.
@@ -226,28 +213,30 @@ impl Folders {
         &mut self,
         storage: &FileStorage,
         prefix: &str,
-        noticed: Vec<Noticed>,
+        noticed: Vec<EventOwned>,
         keys: &mut BTreeSet<Key>,
     ) -> Result<bool> {
-        for Noticed { folder: number, what, name } in noticed {
-            if what.contains(ReadFlags::QUEUE_OVERFLOW) {
+        for EventOwned { wd: watched, mask: what, name, .. } in noticed {
+            if what.contains(EventMask::Q_OVERFLOW) {
                 return Ok(false);
             }
-            if what.contains(ReadFlags::IGNORED) {
-                self.known.remove(&number);
+            if what.contains(EventMask::IGNORED) {
+                self.known.remove(&watched);
                 continue;
             }
-            let (Some(folder), Some(name)) = (self.known.get(&number), name) else { continue };
-            if !what.contains(ReadFlags::ISDIR) {
+            // The folder itself has no name, and what is no text is not ours.
+            let name = name.and_then(|name| name.into_string().ok());
+            let (Some(folder), Some(name)) = (self.known.get(&watched), name) else { continue };
+            if !what.contains(EventMask::ISDIR) {
                 keys.extend(folder.key(&name).filter(|key| key.starts_with(prefix)));
                 continue;
             }
             let Some(inner) = folder.inner(&name).filter(|inner| inner.may_hold(prefix)) else { continue };
-            if what.contains(ReadFlags::MOVED_FROM) {
+            if what.contains(EventMask::MOVED_FROM) {
                 return Ok(false);
             }
-            if what.intersects(ReadFlags::CREATE | ReadFlags::MOVED_TO) {
-                let entered = enter(storage, Arc::clone(self.inotify.get_ref()), inner, prefix).await?;
+            if what.intersects(EventMask::CREATE | EventMask::MOVED_TO) {
+                let entered = enter(storage, self.watches.clone(), inner, prefix).await?;
                 self.known.extend(entered.folders);
                 keys.extend(entered.keys);
             }
@@ -256,69 +245,52 @@ impl Folders {
     }
 }
 
-/// Reads what has been noticed; `AGAIN` if that is nothing.
-fn read(inotify: &OwnedFd) -> Result<Vec<Noticed>, Errno> {
-    let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
-    let mut reader = Reader::new(inotify, &mut buffer);
-    let mut noticed = Vec::new();
-    loop {
-        let event = reader.next()?;
-        let name = event.file_name().map(CStr::to_string_lossy).map(Into::into);
-        noticed.push(Noticed { folder: event.wd(), what: event.events(), name });
-        if reader.is_buffer_empty() {
-            return Ok(noticed);
-        }
-    }
-}
-
 /// The folders that were found, and the keys in them.
 #[derive(Default)]
 struct Entered {
-    folders: Vec<(i32, Folder)>,
+    folders: Vec<(WatchDescriptor, Folder)>,
     keys: Vec<Key>,
 }
 
 /// Watches a folder and all that are in it. Each is watched before it is read, so that nothing falls in between.
-async fn enter(
-    storage: &FileStorage,
-    inotify: Arc<OwnedFd>,
-    folder: Folder,
-    prefix: &str,
-) -> Result<Entered> {
+async fn enter(storage: &FileStorage, mut watches: Watches, folder: Folder, prefix: &str) -> Result<Entered> {
     let prefix = prefix.to_owned();
     storage
         .read("watch", move |place| {
             let (mut entered, mut open) = (Entered::default(), vec![folder]);
             while let Some(folder) = open.pop() {
-                match enter_one(place, &inotify, folder, &prefix, &mut open, &mut entered) {
-                    // Gone by now, or no folder.
-                    Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                    Err(errno) => return Ok(Err(errno)),
+                match enter_one(place, &mut watches, folder, &prefix, &mut open, &mut entered) {
+                    Ok(()) => {}
+                    Err(error) => match Errno::from_io_error(&error) {
+                        // Gone by now, or no folder.
+                        Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                        _ => return Ok(Err(error)),
+                    },
                 }
             }
             Ok(Ok(entered))
         })
         .await?
-        .map_err(|errno| unwatched(storage, errno))
+        .map_err(|error| unwatched(storage, error))
 }
 
 fn enter_one(
     place: &Place,
-    inotify: &OwnedFd,
+    watches: &mut Watches,
     folder: Folder,
     prefix: &str,
     open: &mut Vec<Folder>,
     entered: &mut Entered,
-) -> Result<(), Errno> {
+) -> io::Result<()> {
     let opened = place.root.open_folder(&folder.path)?;
     // By its descriptor, so that no link is followed on the way.
-    let number = inotify::add_watch(inotify, format!("/proc/self/fd/{}", opened.as_raw_fd()), CHANGES)?;
+    let watched = watches.add(format!("/proc/self/fd/{}", opened.as_raw_fd()), CHANGES)?;
     for name in names(&opened)? {
         if let Some(inner) = folder.inner(&name).filter(|inner| inner.may_hold(prefix)) {
             open.push(inner);
         }
         entered.keys.extend(folder.key(&name).filter(|key| key.starts_with(prefix)));
     }
-    entered.folders.push((number, folder));
+    entered.folders.push((watched, folder));
     Ok(())
 }

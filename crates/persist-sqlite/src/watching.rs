@@ -25,10 +25,9 @@ pub(crate) fn tell(watchers: &Watchers, changes: &[Change], answers: &[Result<An
     for (change, answer) in changes.iter().zip(answers) {
         match answer {
             Ok(answer) => {
-                let done = change.steps.iter().zip(answer);
-                done.for_each(|(step, done)| {
-                    tell_step(watchers, step, done.as_ref().map_err(|e| e.outcome_unknown()))
-                });
+                for (step, done) in change.steps.iter().zip(answer) {
+                    tell_step(watchers, step, done.as_ref().map_err(|error| error.outcome_unknown()));
+                }
             }
             Err(error) if error.outcome_unknown() => watchers.lost(),
             Err(_) => {}

@@ -175,7 +175,7 @@ const BROKEN_BY: &[(Bug, &str)] = &[
     (Bug::WatchMissesDeletes, "C191"),
     (Bug::WatchIgnoresPrefix, "C192"),
     (Bug::WatchTellsConflicts, "C193"),
-    (Bug::WatchSwaps, "C194"),
+    (Bug::WatchRepeats, "C194"),
     (Bug::WatchHidesLost, "C195 C201"),
     (Bug::WatchServesOne, "C196"),
     (Bug::WatchOutlivesClose, "C197"),

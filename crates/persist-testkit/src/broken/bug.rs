@@ -198,7 +198,7 @@ bugs! {
     WatchMissesDeletes "Does not tell that a value was deleted.",
     WatchIgnoresPrefix "Tells what happens everywhere.",
     WatchTellsConflicts "Tells of stores that did not take place.",
-    WatchSwaps "Tells every other change before the one it came after.",
+    WatchRepeats "Tells the change before once more after the last one.",
     WatchHidesLost "Does not tell that it lost something.",
     WatchServesOne "Tells nobody but who came last.",
     WatchOutlivesClose "A watch goes on after the close.",

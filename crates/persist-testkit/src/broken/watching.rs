@@ -1,5 +1,6 @@
 //! The bugs of watches.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use futures_util::stream::{self, StreamExt};
@@ -30,10 +31,7 @@ impl BrokenStorage {
             Some(Bug::WatchTellsConflicts) => Watch::new(stream::select(watch, self.extra.watch(prefix))),
             Some(Bug::WatchesItselfAlone) => self.extra.watch(prefix),
             Some(Bug::WatchOutlivesClose) => Watch::new(watch.chain(stream::pending())),
-            Some(Bug::WatchSwaps) => Watch::new(watch.chunks(2).flat_map(|mut pair| {
-                pair.reverse();
-                stream::iter(pair)
-            })),
+            Some(Bug::WatchRepeats) => repeating(watch),
             _ => watch,
         })
     }
@@ -52,5 +50,20 @@ fn only<'a>(watch: Watch<'a>, keep: impl Fn(&Event) -> bool + Send + 'a) -> Watc
     Watch::new(watch.filter(move |event| {
         let kept = event.as_ref().map_or(true, &keep);
         async move { kept }
+    }))
+}
+
+/// A watch that tells the change before last of a key once more after the last one.
+fn repeating(watch: Watch<'_>) -> Watch<'_> {
+    let mut before = HashMap::new();
+    Watch::new(watch.flat_map(move |event| {
+        let mut told = Vec::new();
+        if let Ok(event) = &event
+            && let Some(key) = event.key()
+        {
+            told.extend(before.insert(key.clone(), event.clone()));
+        }
+        told.insert(0, event.unwrap_or(Event::Lost));
+        stream::iter(told.into_iter().map(Ok))
     }))
 }

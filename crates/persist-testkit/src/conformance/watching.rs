@@ -26,6 +26,9 @@ group! { "Watching":
     C201 "follow finds by listing what the watch has lost" follow_loses_nothing,
 }
 
+/// After how long a silence nothing more is expected.
+const QUIET: Duration = Duration::from_millis(300);
+
 /// Someone who watches, and how long an event may take.
 struct Watcher<'a> {
     watch: Watch<'a>,
@@ -139,11 +142,15 @@ async fn nothing_is_not_told(harness: &dyn Harness) -> Verdict {
     remove(&storage, &absent).await?;
     storage.touch(&absent, Expiry::Never).await?;
     put(&storage, &last, &bytes("5")).await?;
+    let mut is_told = false;
     loop {
-        match watch.next().await? {
-            Event::Lost => {}
-            event if event.key() == Some(&last) => return Ok(()),
-            event => return Err(Stop::broken(format!("nothing was changed, and {event:?} was told"))),
+        // What comes last is told, and a moment later still nothing else.
+        let patience = if is_told { QUIET } else { watch.patience };
+        match tokio::time::timeout(patience, watch.watch.next()).await {
+            Ok(Some(Ok(Event::Lost))) => {}
+            Ok(Some(Ok(event))) if event.key() == Some(&last) => is_told = true,
+            Err(_) if is_told => return Ok(()),
+            event => return Err(Stop::broken(format!("nothing was changed, and this was told: {event:?}"))),
         }
     }
 }
@@ -180,7 +187,7 @@ impl Mirror {
         let mut quiet = false;
         while *self != stored || !quiet {
             // Once it is right it must stay so.
-            let patience = if *self == stored { Duration::from_millis(300) } else { watcher.patience };
+            let patience = if *self == stored { QUIET } else { watcher.patience };
             match tokio::time::timeout(patience, watcher.watch.next()).await {
                 Ok(Some(event)) => self.apply(event?, storage).await?,
                 Ok(None) => return Err(Stop::broken("the watch ended")),
@@ -330,7 +337,7 @@ async fn read_only(harness: &dyn Harness) -> Verdict {
         return Err(Stop::skipped("it cannot be opened for reading only"));
     };
     let mut watch = Watcher::new(harness, &storage, "").await?;
-    let waiting = tokio::time::timeout(Duration::from_millis(300), watch.watch.next()).await;
+    let waiting = tokio::time::timeout(QUIET, watch.watch.next()).await;
     ensure!(waiting.is_err(), "nobody changes it, and {waiting:?} was told");
     ensure!(!durable || metadata(&storage, &key("k")?).await?.size == 1, "what is watched cannot be read");
     Ok(())
