@@ -6,7 +6,7 @@ use crate::{BaseStorage, Entry, Key, ListOptions, Result};
 const BUDGET: u64 = 4 << 20;
 
 /// The most values that are asked for at a time.
-const MAX_BATCH: usize = 256;
+const MAX_BATCH: usize = 64;
 
 /// Every value of a storage in the byte order of the keys, retrieved some at a time.
 #[derive(Debug)]

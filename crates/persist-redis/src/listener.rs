@@ -88,7 +88,7 @@ fn passes(fault: &Fault) -> bool {
 /// Listens until nobody watches any more.
 async fn listen(storage: Weak<Inner>, mut ears: Ears) {
     loop {
-        let _ = timeout(RENEWAL, ears.alarm.notified()).await;
+        let _ = timeout(RENEWAL, ears.line.alarm.notified()).await;
         let Some(inner) = storage.upgrade() else { return };
         if !inner.watchers.is_watched() {
             // Nobody begins to watch in between.
@@ -102,6 +102,7 @@ async fn listen(storage: Weak<Inner>, mut ears: Ears) {
             Ok(true) => {}
             Ok(false) => inner.watchers.lost(),
             Err(fault) => {
+                ears.line.hang_up();
                 tell_fault(&inner, &fault);
                 drop(inner);
                 let Some(opened) = open_again(&storage).await else { return };
@@ -133,11 +134,25 @@ async fn open_again(storage: &Weak<Inner>) -> Option<Ears> {
     }
 }
 
+/// What the connections of one time have in common.
+#[derive(Debug, Default)]
+struct Line {
+    /// Once it is true nothing more is told: an event that was held up must not come after a newer one.
+    ended: Mutex<bool>,
+    /// Rung when one of the connections breaks.
+    alarm: Notify,
+}
+
+impl Line {
+    fn hang_up(&self) {
+        *self.ended.lock() = true;
+    }
+}
+
 /// Connections to all servers, over which the events of all tags come.
 struct Ears {
     ears: Vec<Ear>,
-    /// Rung when one of the connections breaks.
-    alarm: Arc<Notify>,
+    line: Arc<Line>,
     /// The mark that every tag was found with.
     marks: HashMap<Tag, String>,
     renewed: Instant,
@@ -153,19 +168,19 @@ struct Ear {
 impl Ears {
     /// Connects, subscribes, and asks that changes are told.
     async fn open(inner: &Inner) -> Result<Self, Fault> {
-        let alarm = Arc::new(Notify::new());
+        let line = Arc::new(Line::default());
         let mut ears: Vec<Ear> = Vec::new();
         for tag in inner.engine.keyspace.tags() {
             let link = inner.engine.link(tag, inner.engine.deadline()).await?;
             match ears.iter_mut().find(|ear| Arc::ptr_eq(&ear.link, &link)) {
                 Some(ear) => ear.tags.push(tag),
                 None => {
-                    let opened = Ear::open(inner, Arc::clone(&link), tag, &alarm).await;
+                    let opened = Ear::open(inner, Arc::clone(&link), tag, &line).await;
                     ears.push(opened.inspect_err(|_| inner.engine.doubt(&link))?);
                 }
             }
         }
-        let mut all = Self { ears, alarm, marks: HashMap::new(), renewed: Instant::now() };
+        let mut all = Self { ears, line, marks: HashMap::new(), renewed: Instant::now() };
         for ear in &mut all.ears {
             ear.subscribe(inner).await?;
         }
@@ -192,9 +207,9 @@ impl Ears {
 }
 
 impl Ear {
-    async fn open(inner: &Inner, link: Arc<Link>, tag: Tag, alarm: &Arc<Notify>) -> Result<Self, Fault> {
-        let (watchers, alarm) = (inner.watchers.clone(), Arc::clone(alarm));
-        let hear = move |message: PushInfo| hear(&watchers, &alarm, &message);
+    async fn open(inner: &Inner, link: Arc<Link>, tag: Tag, line: &Arc<Line>) -> Result<Self, Fault> {
+        let (watchers, line) = (inner.watchers.clone(), Arc::clone(line));
+        let hear = move |message: PushInfo| hear(&watchers, &line, &message);
         let connection = inner.engine.dialer.listen(link.address(), link.role(), hear).await?;
         Ok(Self { link, connection, tags: vec![tag] })
     }
@@ -251,9 +266,13 @@ fn refuse(place: &str, answer: &Value) -> Result<(), Fault> {
 }
 
 /// Takes in what comes over a connection.
-fn hear(watchers: &Watchers, alarm: &Notify, message: &PushInfo) {
+fn hear(watchers: &Watchers, line: &Line, message: &PushInfo) {
+    let ended = line.ended.lock();
+    if *ended {
+        return;
+    }
     match (&message.kind, message.data.as_slice()) {
-        (PushKind::Disconnection, _) => alarm.notify_one(),
+        (PushKind::Disconnection, _) => line.alarm.notify_one(),
         (PushKind::Message, [_, Value::BulkString(event)]) if tell(watchers, event).is_none() => {
             // Somebody else's, or damaged.
             watchers.lost();
@@ -286,15 +305,22 @@ mod tests {
     fn nonsense_is_a_loss_and_no_panic() {
         let watchers = Watchers::new();
         let mut watch = watchers.watch("");
-        let alarm = Notify::new();
+        let line = Line::default();
         for event in [&b""[..], b"s", b"x\0", b"sk\0", b"sk\0 1", b"d\xff\0", b"d\0", b"dk"] {
             let data = vec![Value::BulkString(b"channel".to_vec()), Value::BulkString(event.to_vec())];
-            hear(&watchers, &alarm, &PushInfo { kind: PushKind::Message, data });
+            hear(&watchers, &line, &PushInfo { kind: PushKind::Message, data });
             let told = watch.next().now_or_never().flatten();
             assert_eq!(told.map(|told| told.ok()), Some(Some(Event::Lost)), "{event:?}");
         }
-        tell(&watchers, b"dk\0").unwrap();
+        let event = |event: &[u8]| PushInfo {
+            kind: PushKind::Message,
+            data: vec![Value::BulkString(b"channel".to_vec()), Value::BulkString(event.to_vec())],
+        };
+        hear(&watchers, &line, &event(b"dk\0"));
         let told = watch.next().now_or_never().flatten();
         assert_eq!(told.map(|told| told.ok()), Some(Some(Event::Deleted { key: Key::new("k").unwrap() })));
+        line.hang_up();
+        hear(&watchers, &line, &event(b"dk\0"));
+        assert!(watch.next().now_or_never().is_none(), "an event came over a line that has ended");
     }
 }
