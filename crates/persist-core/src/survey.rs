@@ -137,7 +137,7 @@ pub async fn watch_by_polling<'a, S: BaseStorage + ?Sized>(
 ) -> Result<Watch<'a>> {
     let mut poll =
         Poll { storage, survey: Survey::new(prefix), interval, waiting: Events::new(), failed: false };
-    poll.survey.look(storage, |_| {}).await.map_err(|error| error.with_operation("watch"))?;
+    poll.survey.look(storage, |_| {}).await?;
     Ok(Watch::new(stream::unfold(
         poll,
         |mut poll| async move { poll.next().await.map(|event| (event, poll)) },
@@ -167,7 +167,7 @@ impl<S: BaseStorage + ?Sized> Poll<'_, S> {
                 Err(_) if self.failed => {}
                 Err(error) => {
                     self.failed = true;
-                    self.waiting.push_back(Err(error.with_operation("watch")));
+                    self.waiting.push_back(Err(error));
                 }
             }
         }
@@ -179,7 +179,7 @@ impl<S: BaseStorage + ?Sized> Poll<'_, S> {
 pub(crate) async fn follow<'a, S: BaseStorage + ?Sized>(storage: &'a S, prefix: &str) -> Result<Watch<'a>> {
     let watch = storage.watch(prefix).await?;
     let mut survey = Survey::new(prefix);
-    survey.look(storage, |_| {}).await.map_err(|error| error.with_operation("watch"))?;
+    survey.look(storage, |_| {}).await?;
     let follow = Follow { storage, watch, survey, waiting: Events::new(), behind: None };
     Ok(Watch::new(stream::unfold(follow, |mut follow| async move {
         follow.next().await.map(|event| (event, follow))
@@ -223,7 +223,7 @@ impl<S: BaseStorage + ?Sized> Follow<'_, S> {
             // Not at once: what keeps it from looking may take a while.
             self.behind = Some(Instant::now() + POLL_INTERVAL);
             if !was_behind {
-                self.waiting.push_back(Err(error.with_operation("watch")));
+                self.waiting.push_back(Err(error));
             }
         }
     }

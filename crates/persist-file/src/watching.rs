@@ -96,7 +96,7 @@ impl Watching {
             Ok(Some(metadata)) => Some(Ok(Event::Stored { key, metadata })),
             Ok(None) => Some(Ok(Event::Deleted { key })),
             Err(error) if error.kind() == ErrorKind::Closed => None,
-            Err(error) => Some(Err(error.with_operation("watch"))),
+            Err(error) => Some(Err(error)),
         }
     }
 

@@ -67,7 +67,7 @@ async fn a_storage_that_is_down_is_an_error_once_and_nothing_is_lost() {
         Ok(_) => next(&mut watch).await.unwrap_err(),
         Err(error) => error,
     };
-    assert_eq!((error.kind(), error.operation()), (ErrorKind::Unavailable, Some("watch")));
+    assert_eq!((error.kind(), error.storage()), (ErrorKind::Unavailable, Some("m")));
     assert!(timeout(4 * INTERVAL, watch.next()).await.is_err(), "the same error is told again");
     place.set_down(false);
     storage.put("l", &1).await.unwrap();
