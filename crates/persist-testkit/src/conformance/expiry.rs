@@ -310,6 +310,7 @@ async fn delete_expired(harness: &dyn Harness) -> Verdict {
     let expired = key("expired")?;
     let storage = with_expired(harness, &expired).await?;
     ensure!(!remove(&storage, &expired).await?, "delete of an expired key says true");
+    storage.close().await?;
     let storage = with_expired(harness, &expired).await?;
     for answer in storage.delete_many(std::slice::from_ref(&expired)).await {
         ensure!(!answer?, "delete_many of an expired key says true");

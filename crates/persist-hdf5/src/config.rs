@@ -1,0 +1,96 @@
+use std::path::PathBuf;
+
+use persist_core::{ByteSize, HumanDuration};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The largest value that is accepted unless a limit is set: it is held in memory as a whole.
+pub const DEFAULT_MAX_VALUE: u64 = 16 << 30;
+
+/// What an acknowledged change survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Durability {
+    /// Power loss: the write-ahead log is forced to the disk before the change is acknowledged.
+    #[default]
+    Strict,
+    /// The death of the process: the operating system writes it out when it likes. Never torn.
+    Relaxed,
+}
+
+/// The section of a `type: hdf5` storage.
+///
+/// ```yaml
+/// arrays: { type: hdf5, path: data/arrays.h5 }
+/// ```
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hdf5Config {
+    /// The HDF5 file; made if it is missing, with its folder. Relative paths start at the configuration file.
+    #[serde(alias = "file_path")]
+    #[schemars(extend("x-aliases" = ["file_path"]))]
+    pub path: PathBuf,
+    /// What an acknowledged change survives.
+    #[serde(default)]
+    pub durability: Durability,
+    /// How long the write-ahead log grows before it is copied into the file although there is no pause in the work;
+    /// 16 MiB unless set.
+    #[serde(default = "default_log_limit")]
+    pub log_limit: ByteSize,
+    /// The lifetime of values stored without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ttl: Option<HumanDuration>,
+    /// The largest value accepted; 16 GiB unless set. JSON may have 4 GiB at most.
+    #[serde(default = "default_max_value")]
+    pub max_value: ByteSize,
+    /// Refuse every change.
+    #[serde(default)]
+    pub read_only: bool,
+}
+
+fn default_log_limit() -> ByteSize {
+    ByteSize(16 << 20)
+}
+
+fn default_max_value() -> ByteSize {
+    ByteSize(DEFAULT_MAX_VALUE)
+}
+
+impl Hdf5Config {
+    /// A file with the defaults: strict, writable.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            durability: Durability::default(),
+            log_limit: default_log_limit(),
+            ttl: None,
+            max_value: default_max_value(),
+            read_only: false,
+        }
+    }
+
+    /// With another durability.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// For reading only.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
+    /// What the types cannot say.
+    ///
+    /// # Errors
+    /// What is wrong, in words, and what to write instead.
+    pub fn check(&self) -> Result<(), String> {
+        match self.path.file_name() {
+            Some(_) => Ok(()),
+            None => Err("path names no file; give it a file, such as data/arrays.h5".to_owned()),
+        }
+    }
+}

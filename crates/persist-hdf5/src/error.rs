@@ -1,0 +1,89 @@
+//! One place where errors of the library and of the disk become errors of a storage.
+
+use std::io;
+
+use persist_core::{Descriptor, ErrorKind, Key, StorageError};
+
+use crate::ffi::H5Error;
+
+/// What an error of the operating system means for a storage.
+pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
+    use std::io::ErrorKind as Io;
+    match error.kind() {
+        Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => ErrorKind::Capacity,
+        Io::PermissionDenied => ErrorKind::AccessDenied,
+        Io::ReadOnlyFilesystem => ErrorKind::ReadOnly,
+        Io::NotADirectory | Io::IsADirectory | Io::NotFound => ErrorKind::InvalidConfig,
+        _ => ErrorKind::Unavailable,
+    }
+}
+
+fn cure(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Capacity => "free some space on the disk, or memory",
+        ErrorKind::AccessDenied => "give this user the right to the file and its folder",
+        ErrorKind::ReadOnly => "mount the disk writable, or open the storage with read_only",
+        ErrorKind::InvalidConfig => "correct the path",
+        _ => "check the file, its folder and the disk, then open it again",
+    }
+}
+
+/// An error of the operating system, met while doing `what`.
+pub(crate) fn system(
+    descriptor: &Descriptor,
+    operation: &'static str,
+    what: &str,
+    error: impl Into<io::Error>,
+) -> StorageError {
+    let error = error.into();
+    let kind = kind_of(&error);
+    descriptor.error(kind, operation, format!("{what}: {error}; {}", cure(kind))).with_source(error)
+}
+
+/// An error of the library, met while doing `what`. If the disk refused it something, that is the reason; otherwise what
+/// the library met in the file is not as it should be.
+pub(crate) fn library(
+    descriptor: &Descriptor,
+    operation: &'static str,
+    what: &str,
+    error: H5Error,
+    disk: Option<io::Error>,
+) -> StorageError {
+    if let Some(disk) = disk {
+        return system(descriptor, operation, what, disk);
+    }
+    let message = format!(
+        "{what}: HDF5 says: {error}; the file is damaged or holds what HDF5 cannot read: restore it from a backup \
+         (`verify` says what can still be read)"
+    );
+    descriptor.error(ErrorKind::Corruption, operation, message).with_source(error)
+}
+
+/// A dataset that is not as it was written.
+pub(crate) fn damage(
+    descriptor: &Descriptor,
+    operation: &'static str,
+    key: &Key,
+    what: &str,
+) -> StorageError {
+    let message = format!("the dataset is damaged ({what}); restore it from a backup or delete the key");
+    descriptor.error(ErrorKind::Corruption, operation, message).with_key(key)
+}
+
+/// The same error for another change.
+pub(crate) fn again(error: &StorageError, operation: &'static str) -> StorageError {
+    let mut same = StorageError::new(error.kind(), error.message().to_owned()).with_operation(operation);
+    if let Some(storage) = error.storage() {
+        same = same.with_storage(storage);
+    }
+    if error.outcome_unknown() { same.with_outcome_unknown() } else { same }
+}
+
+/// A thread or task that ended before it answered.
+pub(crate) fn broken(
+    operation: &'static str,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> StorageError {
+    let message = format!("the task that does the work ended before its time: {error}");
+    StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
+}

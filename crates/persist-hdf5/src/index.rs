@@ -1,0 +1,98 @@
+//! All keys in order, in memory: what they hold, and where it lies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use persist_core::{Key, ListOptions, Page, Timestamp};
+
+use crate::record::Record;
+
+/// What a commit changes: a record, or none any more.
+pub(crate) type Staged = BTreeMap<Key, Option<Arc<Record>>>;
+
+/// The index; it shows what was committed.
+#[derive(Default)]
+pub(crate) struct Index {
+    records: BTreeMap<Key, Arc<Record>>,
+    /// Who ceases to exist when.
+    expiring: BTreeSet<(Timestamp, Key)>,
+    /// How many bytes all values have.
+    bytes: u64,
+}
+
+/// Shows how much there is, and nothing of it: tags are nobody's business.
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index")
+            .field("keys", &self.records.len())
+            .field("bytes", &self.bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Index {
+    /// What a key holds, expired or not.
+    pub(crate) fn get(&self, key: &str) -> Option<&Arc<Record>> {
+        self.records.get(key)
+    }
+
+    /// How many keys there are, and how many bytes they hold; expired ones included.
+    pub(crate) fn size(&self) -> (usize, u64) {
+        (self.records.len(), self.bytes)
+    }
+
+    /// Takes over a commit.
+    pub(crate) fn apply(&mut self, staged: Staged) {
+        for (key, record) in staged {
+            match record {
+                Some(record) => self.insert(key, record),
+                None => self.remove(&key),
+            }
+        }
+    }
+
+    fn insert(&mut self, key: Key, record: Arc<Record>) {
+        self.remove(&key);
+        if let Some(end) = record.expires_at() {
+            self.expiring.insert((end, key.clone()));
+        }
+        self.bytes += record.size();
+        self.records.insert(key, record);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(record) = self.records.remove(key) else { return };
+        self.bytes -= record.size();
+        if let Some(end) = record.expires_at() {
+            self.expiring.remove(&(end, key.clone()));
+        }
+    }
+
+    /// A page of keys that have not expired.
+    pub(crate) fn page(&self, prefix: &str, options: &ListOptions, limit: usize, now: Timestamp) -> Page {
+        let from = match options.after.as_deref() {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let keys = self
+            .records
+            .range::<str, _>((from, Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(prefix))
+            .filter(|(_, record)| record.expires_at().is_none_or(|end| end > now))
+            .map(|(key, _)| key.clone());
+        Page::collect(keys, limit)
+    }
+
+    /// Keys that have expired, at most `limit`.
+    pub(crate) fn expired(&self, now: Timestamp, limit: usize) -> Vec<Key> {
+        let ended = self.expiring.iter().take_while(|(end, _)| *end <= now);
+        ended.take(limit).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// How many keys have expired.
+    pub(crate) fn count_expired(&self, now: Timestamp) -> usize {
+        self.expiring.iter().take_while(|(end, _)| *end <= now).count()
+    }
+}

@@ -1,0 +1,77 @@
+//! Sweeping, figures, and checking everything.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use persist_core::{Key, Maintenance, Result, Stats, StorageError};
+
+use crate::change::{Change, Done, Step};
+use crate::state::Shared;
+use crate::worker::Worker;
+
+/// How many expired values are removed in one commit.
+const SWEEP: usize = 500;
+
+/// Removes what has expired and copies the log into the file.
+///
+/// # Errors
+/// What the library and the disk say.
+pub(crate) async fn maintain(shared: &Shared, worker: &Worker) -> Result<Maintenance> {
+    let mut report = Maintenance::default();
+    loop {
+        let expired = shared.index.read().expired(shared.descriptor.now(), SWEEP);
+        let full = expired.len() == SWEEP;
+        let removed = sweep(worker, expired, &mut report).await?;
+        if !full || removed == 0 {
+            break;
+        }
+    }
+    if !worker.task("maintain", |engine| engine.checkpoint()).await? {
+        let note = "another process reads the file, so the log was not copied into it";
+        report.notes.push(note.to_owned());
+    }
+    Ok(report)
+}
+
+async fn sweep(worker: &Worker, expired: Vec<Key>, report: &mut Maintenance) -> Result<u64, StorageError> {
+    if expired.is_empty() {
+        return Ok(0);
+    }
+    let steps = expired.into_iter().map(|key| Step::Sweep { key }).collect();
+    let mut removed = 0;
+    for done in worker.change(Change { operation: "maintain", steps, together: false }).await? {
+        if let Done::Swept(Some(bytes)) = done? {
+            removed += 1;
+            report.freed_bytes += bytes;
+        }
+    }
+    report.expired += removed;
+    Ok(removed)
+}
+
+/// Figures; nothing is read from the disk for them.
+pub(crate) fn stats(shared: &Shared) -> Stats {
+    let now = shared.descriptor.now();
+    let (keys, bytes, expired) = {
+        let index = shared.index.read();
+        let (keys, bytes) = index.size();
+        (keys as u64, bytes, index.count_expired(now) as u64)
+    };
+    let report = &shared.report;
+    let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    let (major, minor, release) = crate::ffi::version();
+    let counters = BTreeMap::from([
+        ("expired_keys", expired),
+        ("file_bytes", shared.medium.end()),
+        ("log_bytes", read(&report.log_bytes)),
+        ("pages_in_memory", shared.medium.overlaid() as u64),
+        ("commits", read(&report.commits)),
+        ("changes", read(&report.changes)),
+        ("largest_batch", read(&report.largest_batch)),
+        ("retried_batches", read(&report.retried_batches)),
+        ("checkpoints", read(&report.checkpoints)),
+        ("delayed_checkpoints", read(&report.delayed_checkpoints)),
+        ("hdf5_version", u64::from(major * 1_000_000 + minor * 1000 + release)),
+    ]);
+    Stats { keys: Some(keys.saturating_sub(expired)), bytes: Some(bytes), counters }
+}

@@ -1,0 +1,462 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use persist_core::{
+    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
+    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
+    Stats, StorageError, StoreItem, StoreOptions, Value, check_distinct,
+};
+
+use crate::change::{Change, Done, Draft, Step};
+use crate::config::{Durability, Hdf5Config};
+use crate::engine::Engine;
+use crate::error::{again, broken, damage};
+use crate::maintenance;
+use crate::record::{Record, State, foreign_metadata};
+use crate::site::Site;
+use crate::state::{Attempt, Plan, Shared};
+use crate::worker::Worker;
+
+/// Values up to this size are hashed and read on the caller's thread.
+const INLINE_BYTES: u64 = 64 << 10;
+
+/// How many values of a `store_many` or `delete_many` share a commit.
+const BATCH: usize = 4096;
+
+/// How many bytes of values of a `store_many` share a commit.
+const BATCH_BYTES: u64 = 16 << 20;
+
+/// The longest JSON text: HDF5 keeps the length of a string in 32 bits.
+const LONGEST_JSON: u64 = u32::MAX as u64;
+
+/// An HDF5 file as a storage. Cloning gives another handle on the same one.
+#[derive(Clone, Debug)]
+pub struct Hdf5Storage {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    worker: Worker,
+}
+
+impl Hdf5Storage {
+    /// Opens the file; makes it unless it is opened for reading only. All keys are read, which takes about 30 ms for a
+    /// thousand.
+    ///
+    /// # Errors
+    /// `InvalidConfig` if it is to be read and is not there; `Locked` if somebody else writes to it; `Unsupported` if a newer
+    /// persist wrote it; `Corruption`, `AccessDenied`, and what the disk says.
+    pub async fn open(name: &str, config: Hdf5Config, context: &OpenContext) -> Result<Self> {
+        let (name, context) = (name.to_owned(), context.clone());
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&name, config, &context));
+        opened.await.unwrap_or_else(|error| Err(broken("open", error)))
+    }
+
+    fn open_blocking(name: &str, mut config: Hdf5Config, context: &OpenContext) -> Result<Self> {
+        config.read_only |= context.read_only;
+        let descriptor = Arc::new(describe(name, &config, context));
+        config.check().map_err(|message| descriptor.error(ErrorKind::InvalidConfig, "open", message))?;
+        let path = context.resolve(&config.path);
+        let site = match config.read_only {
+            true => Site::open_to_read(&descriptor, path)?,
+            false => Site::open(&descriptor, path, config.durability == Durability::Strict)?,
+        };
+        let engine = Engine::open(&descriptor, site, &config)?;
+        let shared = Arc::clone(engine.shared());
+        let worker = Worker::start(engine)?;
+        Ok(Self { inner: Arc::new(Inner { shared, worker }) })
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    fn worker(&self, operation: &'static str) -> Result<&Worker> {
+        self.describe().admit_change(operation)?;
+        Ok(&self.inner.worker)
+    }
+
+    /// Runs something on a thread that may be held up.
+    async fn patient<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Shared) -> T + Send + 'static,
+    ) -> Result<T> {
+        let shared = Arc::clone(self.shared());
+        let task = tokio::task::spawn_blocking(move || work(&shared));
+        task.await.map_err(|error| broken(operation, error))
+    }
+
+    /// Prepares steps: on this thread if there is little to hash.
+    async fn prepare(
+        &self,
+        operation: &'static str,
+        bytes: u64,
+        prepare: impl FnOnce(&Descriptor) -> Vec<Step> + Send + 'static,
+    ) -> Result<Vec<Step>> {
+        if bytes <= INLINE_BYTES {
+            return Ok(prepare(self.describe()));
+        }
+        self.patient(operation, move |shared| prepare(&shared.descriptor)).await
+    }
+
+    fn admit(&self, key: &Key, value: &Value, options: &StoreOptions) -> Result<()> {
+        self.describe().admit_store(key, value, options)?;
+        if matches!(value, Value::Json(_)) && value.size() > LONGEST_JSON {
+            let message = format!(
+                "the JSON text has {} bytes, and HDF5 keeps strings of at most {LONGEST_JSON}; split it",
+                value.size()
+            );
+            return Err(self.describe().error(ErrorKind::TooLarge, "store", message).with_key(key));
+        }
+        Ok(())
+    }
+
+    /// Reads through the library.
+    async fn look_up(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        record: Arc<Record>,
+    ) -> Result<Option<Entry>> {
+        let wanted = Arc::clone(&record);
+        let name = key.clone();
+        let read = self.inner.worker.task(operation, move |engine| {
+            // The thread makes one thing at a time, so what it finds now is what is there now.
+            let current =
+                engine.shared().index.read().get(&name).is_some_and(|now| Arc::ptr_eq(now, &wanted));
+            if !current {
+                return Ok(None);
+            }
+            if let State::Damaged(what) = &wanted.state {
+                return Err(damage(&engine.shared().descriptor, operation, &name, what));
+            }
+            engine.read(operation, &wanted).map(Some)
+        });
+        let Some(value) = read.await.map_err(|error| error.with_key(key))? else { return Ok(None) };
+        let metadata = match &record.state {
+            State::Sound(metadata, _) => {
+                self.describe().check_integrity(operation, key, &value, metadata)?;
+                Metadata::clone(metadata)
+            }
+            State::Foreign | State::Damaged(_) => foreign_metadata(&value),
+        };
+        Ok(Some(Entry::new(value, metadata)))
+    }
+
+    /// Stores values that were admitted, each on its own, in one commit.
+    async fn store_batch(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
+        let bytes = items.iter().map(|item| item.value.size()).sum();
+        let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
+        let stored = async {
+            let draft = |descriptor: &Descriptor| {
+                items.into_iter().map(|item| Step::Put(Box::new(Draft::new(descriptor, item)))).collect()
+            };
+            let steps = self.prepare("store", bytes, draft).await?;
+            self.worker("store")?.change(Change { operation: "store", steps, together: false }).await
+        };
+        match stored.await {
+            Ok(answers) => {
+                let named = keys.iter().zip(answers);
+                named.map(|(key, answer)| answer.and_then(stored_of).map_err(|e| e.with_key(key))).collect()
+            }
+            Err(error) => keys.iter().map(|key| Err(again(&error, "store").with_key(key))).collect(),
+        }
+    }
+}
+
+fn unexpected(done: &Done) -> StorageError {
+    StorageError::new(ErrorKind::Internal, format!("a change got the answer of another: {done:?}"))
+}
+
+fn stored_of(done: Done) -> Result<Metadata> {
+    match done {
+        Done::Stored(metadata) => Ok(metadata),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn deleted_of(done: Done) -> Result<bool> {
+    match done {
+        Done::Deleted(was_there) => Ok(was_there),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn outcome_of(done: Done) -> Result<Outcome> {
+    match done {
+        Done::Stored(metadata) => Ok(Outcome::Stored(metadata)),
+        Done::Deleted(was_there) => Ok(Outcome::Deleted(was_there)),
+        Done::Checked => Ok(Outcome::Checked),
+        other => Err(unexpected(&other)),
+    }
+}
+
+fn describe(name: &str, config: &Hdf5Config, context: &OpenContext) -> Descriptor {
+    let capabilities = Capabilities {
+        durable: true,
+        atomic_transact: true,
+        native_ranges: true,
+        native_arrays: true,
+        read_only: config.read_only,
+        ..Capabilities::NONE
+    };
+    Descriptor::new(name, Hdf5Backend::TYPE)
+        .with_capabilities(capabilities)
+        .with_max_value_bytes(config.max_value.0)
+        .with_default_ttl(config.ttl.map(|ttl| ttl.0))
+        .with_clock(Arc::clone(&context.clock))
+}
+
+#[async_trait]
+impl BaseStorage for Hdf5Storage {
+    fn describe(&self) -> &Descriptor {
+        &self.inner.shared.descriptor
+    }
+
+    async fn store(&self, key: &Key, value: Value, options: StoreOptions) -> Result<Metadata> {
+        self.admit(key, &value, &options)?;
+        let bytes = value.size();
+        let item = StoreItem { key: key.clone(), value, options };
+        let draft = |descriptor: &Descriptor| vec![Step::Put(Box::new(Draft::new(descriptor, item)))];
+        let steps = self.prepare("store", bytes, draft).await?;
+        let change = Change { operation: "store", steps, together: true };
+        let done = self.worker("store")?.one(change).await;
+        done.and_then(stored_of).map_err(|error| error.with_key(key))
+    }
+
+    async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
+        loop {
+            self.describe().admit("retrieve")?;
+            let record = match self.shared().plan(key, None) {
+                Plan::Absent => return Ok(None),
+                Plan::Direct(record, view) if record.size() <= INLINE_BYTES => {
+                    match self.shared().value(key, &record, &view, false)? {
+                        Attempt::Done((value, metadata)) => return Ok(Some(Entry::new(value, metadata))),
+                        Attempt::Slow => None,
+                        Attempt::Again => continue,
+                    }
+                }
+                Plan::Direct(..) => None,
+                Plan::Library(record) => Some(record),
+            };
+            if let Some(record) = record {
+                match self.look_up("retrieve", key, record).await? {
+                    Some(entry) => return Ok(Some(entry)),
+                    None => continue,
+                }
+            }
+            let wanted = key.clone();
+            let read = self.patient("retrieve", move |shared| match shared.plan(&wanted, None) {
+                Plan::Direct(record, view) => shared.value(&wanted, &record, &view, true),
+                Plan::Absent | Plan::Library(_) => Ok(Attempt::Again),
+            });
+            if let Attempt::Done((value, metadata)) = read.await?.map_err(|error| error.with_key(key))? {
+                return Ok(Some(Entry::new(value, metadata)));
+            }
+        }
+    }
+
+    async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
+        let step = Step::Delete { key: key.clone(), condition: options.condition };
+        let done = self.worker("delete")?.one(Change::one("delete", step)).await;
+        done.and_then(deleted_of).map_err(|error| error.with_key(key))
+    }
+
+    async fn list_keys(&self, prefix: &str, options: ListOptions) -> Result<Page> {
+        let limit = self.describe().admit_list(prefix, &options)?;
+        let now = self.describe().now();
+        Ok(self.shared().index.read().page(prefix, &options, limit, now))
+    }
+
+    async fn metadata(&self, key: &Key) -> Result<Option<Metadata>> {
+        self.describe().admit("metadata")?;
+        let Some(record) = self.shared().find(key) else { return Ok(None) };
+        match &record.state {
+            State::Sound(metadata, _) => Ok(Some(Metadata::clone(metadata))),
+            State::Damaged(what) => Err(damage(self.describe(), "metadata", key, what)),
+            State::Foreign => Ok(self.retrieve(key).await?.map(|entry| entry.metadata)),
+        }
+    }
+
+    async fn contains(&self, key: &Key) -> Result<bool> {
+        self.describe().admit("contains")?;
+        match self.shared().find(key).map(|record| record.state.clone()) {
+            None => Ok(false),
+            Some(State::Sound(..) | State::Foreign) => Ok(true),
+            Some(State::Damaged(what)) => Err(damage(self.describe(), "contains", key, &what)),
+        }
+    }
+
+    async fn touch(&self, key: &Key, expiry: Expiry) -> Result<Option<Metadata>> {
+        let step = Step::Touch { key: key.clone(), expiry };
+        match self.worker("touch")?.one(Change::one("touch", step)).await {
+            Ok(Done::Touched(metadata)) => Ok(metadata),
+            Ok(other) => Err(unexpected(&other)),
+            Err(error) => Err(error.with_key(key)),
+        }
+    }
+
+    async fn retrieve_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>> {
+        self.describe().admit("retrieve_range")?;
+        loop {
+            match self.shared().plan(key, Some(&range)) {
+                Plan::Absent => return Ok(None),
+                Plan::Library(_) => {
+                    return Ok(self.retrieve(key).await?.map(|entry| entry.value.range(range)));
+                }
+                Plan::Direct(record, view) => {
+                    match self.shared().part(key, &record, &view, &range, false)? {
+                        Attempt::Done(bytes) => return Ok(Some(bytes.into())),
+                        Attempt::Again => continue,
+                        Attempt::Slow => {}
+                    }
+                }
+            }
+            let (wanted, part) = (key.clone(), range.clone());
+            let read =
+                self.patient("retrieve_range", move |shared| match shared.plan(&wanted, Some(&part)) {
+                    Plan::Direct(record, view) => shared.part(&wanted, &record, &view, &part, true),
+                    Plan::Absent | Plan::Library(_) => Ok(Attempt::Again),
+                });
+            if let Attempt::Done(bytes) = read.await?.map_err(|error| error.with_key(key))? {
+                return Ok(Some(bytes.into()));
+            }
+        }
+    }
+
+    async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
+        let mut results = Vec::with_capacity(items.len());
+        let (mut batch, mut refused, mut bytes) = (Vec::new(), Vec::new(), 0);
+        let mut items = items.into_iter().peekable();
+        while let Some(item) = items.next() {
+            match self.admit(&item.key, &item.value, &item.options) {
+                Ok(()) => {
+                    bytes += item.value.size();
+                    batch.push(item);
+                }
+                Err(error) => refused.push((results.len() + batch.len() + refused.len(), error)),
+            }
+            if batch.len() == BATCH || bytes >= BATCH_BYTES || items.peek().is_none() {
+                results.extend(self.store_batch(std::mem::take(&mut batch)).await);
+                for (at, error) in refused.drain(..) {
+                    results.insert(at, Err(error));
+                }
+                bytes = 0;
+            }
+        }
+        results
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Vec<Result<bool>> {
+        let mut results = Vec::with_capacity(keys.len());
+        for batch in keys.chunks(BATCH) {
+            let step = |key: &Key| Step::Delete { key: key.clone(), condition: Default::default() };
+            let steps = batch.iter().map(step).collect();
+            let done = match self.worker("delete") {
+                Ok(worker) => worker.change(Change { operation: "delete", steps, together: false }).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(answers) => {
+                    results.extend(batch.iter().zip(answers).map(|(key, answer)| {
+                        answer.and_then(deleted_of).map_err(|error| error.with_key(key))
+                    }))
+                }
+                Err(error) => {
+                    results.extend(batch.iter().map(|key| Err(again(&error, "delete").with_key(key))));
+                }
+            }
+        }
+        results
+    }
+
+    async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
+        let worker = self.worker("transact")?;
+        check_distinct(&operations)
+            .map_err(|error| error.with_operation("transact").with_storage(self.describe().name()))?;
+        let mut bytes = 0;
+        for operation in &operations {
+            if let Operation::Put(item) = operation {
+                self.admit(&item.key, &item.value, &item.options)?;
+                bytes += item.value.size();
+            }
+        }
+        let draft = |descriptor: &Descriptor| {
+            operations.into_iter().map(|operation| Step::of(descriptor, operation)).collect()
+        };
+        let steps = self.prepare("transact", bytes, draft).await?;
+        let answer = worker.change(Change { operation: "transact", steps, together: true }).await?;
+        answer.into_iter().map(|done| done.and_then(outcome_of)).collect()
+    }
+
+    /// With `relaxed` durability this forces everything acknowledged before to the disk.
+    async fn flush(&self) -> Result<()> {
+        self.describe().admit("flush")?;
+        self.inner.worker.task("flush", |engine| engine.force()).await
+    }
+
+    async fn health(&self) -> Health {
+        if let Err(error) = self.describe().admit("health") {
+            return Health::unhealthy(&error);
+        }
+        let report = &self.shared().report;
+        let detail = match (report.failure(), report.trouble.lock().clone()) {
+            (Some(why), _) => {
+                format!(
+                    "a commit or sync failed ({why}): it can be read, not written; check the disk, then reopen"
+                )
+            }
+            (None, Some(why)) => format!(
+                "the log cannot be copied into the file ({why}): nothing is lost, but other programs do not see what is \
+                 new, and the log grows; check the disk"
+            ),
+            (None, None) => return Health::healthy(),
+        };
+        Health { status: HealthStatus::Degraded, detail }
+    }
+
+    /// Gauges: `expired_keys`, `file_bytes`, `log_bytes`, `pages_in_memory` (committed, not yet in the file),
+    /// `hdf5_version` (1010008 is 1.10.8). Counters since it was opened: `commits`, `changes` (made by them),
+    /// `largest_batch` (changes of one commit), `retried_batches` (taken apart because one change failed), `checkpoints`,
+    /// `delayed_checkpoints` (put off because another process was reading).
+    async fn stats(&self) -> Result<Stats> {
+        self.describe().admit("stats")?;
+        Ok(maintenance::stats(self.shared()))
+    }
+
+    async fn maintain(&self) -> Result<Maintenance> {
+        maintenance::maintain(self.shared(), self.worker("maintain")?).await
+    }
+
+    async fn close(&self) -> Result<()> {
+        if !self.describe().close() {
+            return Ok(());
+        }
+        self.inner.worker.close().await
+    }
+}
+
+/// The `hdf5` type of the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct Hdf5Backend;
+
+#[async_trait]
+impl Backend for Hdf5Backend {
+    const TYPE: &'static str = "hdf5";
+    const ALIASES: &'static [&'static str] = &["h5"];
+
+    type Config = Hdf5Config;
+
+    fn check(config: &Hdf5Config) -> Result<(), String> {
+        config.check()
+    }
+
+    async fn open(name: &str, config: Hdf5Config, context: &OpenContext) -> Result<Arc<dyn BaseStorage>> {
+        Ok(Arc::new(Hdf5Storage::open(name, config, context).await?))
+    }
+}
