@@ -31,7 +31,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features, one for each backend: `file`, `cache` and `sqlite` (all on by default) and `redis`; `full` is all of them.
+//! Features, one for each backend: `file`, `cache` and `sqlite` (all on by default), `redis`, and `hdf5`, which
+//! needs the HDF5 library (Debian: `libhdf5-dev`); `full` is all of them.
 
 pub use persist_core::*;
 pub use persist_manager::{BackupPlan, Environment, LoadOptions, Plan, Registry, Router, StorageManager};
@@ -42,6 +43,8 @@ pub use persist_backup as backup;
 pub use persist_cache as cache;
 #[cfg(feature = "file")]
 pub use persist_file as file;
+#[cfg(feature = "hdf5")]
+pub use persist_hdf5 as hdf5;
 #[cfg(feature = "redis")]
 pub use persist_redis as redis;
 #[cfg(feature = "sqlite")]

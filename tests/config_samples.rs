@@ -1,5 +1,5 @@
 //! The sample configurations, the examples of the documentation and the schema for editors are what the code accepts.
-#![cfg(all(feature = "file", feature = "cache", feature = "sqlite", feature = "redis"))]
+#![cfg(all(feature = "file", feature = "cache", feature = "sqlite", feature = "redis", feature = "hdf5"))]
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::collections::BTreeSet;

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use persist_core::{Descriptor, ErrorKind, Result, StorageError, Value};
 
@@ -16,9 +17,13 @@ use crate::foreign::{self, ForeignError};
 use crate::medium::CommitError;
 use crate::record::{FORMAT, Record, Root, State};
 use crate::report::Report;
-use crate::scan::scan;
+use crate::scan::{Found, scan};
 use crate::site::Site;
 use crate::state::Shared;
+
+/// How often closing tries to copy the log into a file that others read, and how long it waits between.
+const PATIENCE: u32 = 20;
+const MOMENT: Duration = Duration::from_millis(10);
 
 /// The library's view of the file, and all that changes it.
 #[derive(Debug)]
@@ -50,19 +55,7 @@ impl Engine {
     /// # Errors
     /// `Corruption` and `Unsupported` of the file; what the library and the disk say.
     pub(crate) fn open(descriptor: &Arc<Descriptor>, site: Site, config: &Hdf5Config) -> Result<Self> {
-        let session = &site.session;
-        let what = || format!("cannot open {}", site.path.display());
-        let fail = |error: H5Error| {
-            let disk = session.lock().take_failure();
-            library(descriptor, "open", &what(), error, disk)
-        };
-        let file = match site.is_new {
-            true => H5File::create(session),
-            false => H5File::open(session, site.is_writable()),
-        };
-        let file = file.map_err(fail)?;
-        let root = read_root(descriptor, &site, &file)?;
-        let found = scan(&file).map_err(fail)?;
+        let (file, root, found) = load(descriptor, &site).inspect_err(|_| site.tidy())?;
         let shared = Arc::new(Shared::new(Arc::clone(descriptor), Arc::clone(&site.medium)));
         shared.index.write().apply(found.records);
         let mut engine = Self {
@@ -315,6 +308,17 @@ impl Engine {
         }
     }
 
+    /// The same, with some patience for somebody who reads for a moment only.
+    fn last_checkpoint(&mut self) -> Result<bool> {
+        for _ in 0..PATIENCE {
+            if self.checkpoint()? {
+                return Ok(true);
+            }
+            std::thread::sleep(MOMENT);
+        }
+        self.checkpoint()
+    }
+
     /// Places that hold nothing; an answer is not needed, it only saves a second writing.
     fn free_places(&self) -> Vec<Range<u64>> {
         self.file.as_ref().and_then(|file| file.free_places().ok()).unwrap_or_default()
@@ -380,16 +384,16 @@ impl Engine {
         }
         let closed = self.file.take().map_or(Ok(()), H5File::close);
         closed.map_err(|error| self.library_error("close", "cannot close the file", error))?;
-        let mut session = self.site.session.lock();
-        if session.is_dirty() {
-            let committed = session.commit();
-            drop(session);
-            committed.map_err(|error| self.judge(error).error("close"))?;
-            self.site.session.lock().publish();
-        } else {
-            drop(session);
+        if self.site.session.lock().is_dirty() {
+            let committed = self.site.session.lock().commit();
+            match committed {
+                Ok(()) => self.site.session.lock().publish(),
+                // What the library writes at the end saves room, and is not needed.
+                Err(CommitError::Undone(_)) => self.site.session.lock().roll_back(),
+                Err(error) => return Err(self.judge(error).error("close")),
+            }
         }
-        match self.checkpoint() {
+        match self.last_checkpoint() {
             Ok(true) => {
                 self.site.remove_log().map_err(|error| system(self.descriptor(), "close", "the log", error))
             }
@@ -419,6 +423,23 @@ fn refuse(changes: &[Change], failure: Failure) -> Vec<Result<Answer>> {
 
 fn is_splittable(changes: &[Change]) -> bool {
     changes.iter().any(|change| !change.together && change.steps.len() > 1)
+}
+
+/// Opens the file, and finds all that is in it.
+fn load(descriptor: &Descriptor, site: &Site) -> Result<(H5File, Root, Found)> {
+    let session = &site.session;
+    let fail = |error: H5Error| {
+        let disk = session.lock().take_failure();
+        library(descriptor, "open", &format!("cannot open {}", site.path.display()), error, disk)
+    };
+    let file = match site.is_new {
+        true => H5File::create(session),
+        false => H5File::open(session, site.is_writable()),
+    };
+    let file = file.map_err(fail)?;
+    let root = read_root(descriptor, site, &file)?;
+    let found = scan(&file).map_err(fail)?;
+    Ok((file, root, found))
 }
 
 /// Reads what the file says of itself; a file that somebody else made says nothing.

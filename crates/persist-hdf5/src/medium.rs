@@ -225,6 +225,8 @@ pub(crate) struct Session {
     free: PageSet,
     /// Pages that were written directly since the last commit.
     direct: PageSet,
+    /// How long the file was at its last checkpoint: readers in other processes count on so much.
+    settled: u64,
     /// How far the library has reserved room.
     reserved: u64,
     /// The file as the library sees it ends here.
@@ -239,6 +241,7 @@ impl Session {
     /// Begins on a medium.
     pub(crate) fn new(medium: Arc<Medium>, log: Option<Log>, strict: bool) -> Self {
         let end = medium.end();
+        let settled = medium.file.metadata().map_or(end, |file| file.len());
         let mut free = PageSet::default();
         if medium.overlaid() == 0 {
             free.insert(beyond(end));
@@ -250,6 +253,7 @@ impl Session {
             pending: Pages::default(),
             free,
             direct: PageSet::default(),
+            settled,
             reserved: 0,
             end,
             forgetting: false,
@@ -368,6 +372,11 @@ impl Session {
 
     /// Goes back to the last commit.
     pub(crate) fn roll_back(&mut self) {
+        let end = self.medium.end().max(self.settled);
+        if self.medium.file.metadata().is_ok_and(|file| file.len() > end) {
+            // What was written directly takes room on a disk that may be full. If it stays, it is written over later.
+            let _ = self.medium.file.set_len(end);
+        }
         self.pending.clear();
         self.direct = PageSet::default();
         self.end = self.medium.end();
@@ -461,6 +470,7 @@ impl Session {
         copied?;
         let mut committed = self.medium.committed.write();
         committed.pages.clear();
+        self.settled = committed.end;
         self.free = PageSet::default();
         for place in free {
             self.free.insert(place.start.div_ceil(PAGE as u64)..place.end / PAGE as u64);

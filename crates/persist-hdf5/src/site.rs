@@ -46,14 +46,8 @@ impl Site {
         };
         make_folders(folder(&path)).map_err(|error| fail("the folder cannot be made for", error))?;
         let log_file = lock_log(descriptor, &path)?;
-        let was_there = path.exists();
-        let file = writable().open(&path).map_err(|error| fail("cannot open", error))?;
-        lock(&file, FlockOperation::NonBlockingLockShared)
-            .map_err(|error| fail("cannot lock", error))?
-            .ok_or_else(|| locked(descriptor, &path, "another program has it open for writing"))?;
-        sync_folder(folder(&path)).map_err(|error| fail("cannot sync the folder of", error))?;
         let (log, records) = Log::open(log_file).map_err(|error| log_error(descriptor, &path, error))?;
-        if !was_there && !records.is_empty() {
+        if !records.is_empty() && !path.exists() {
             let message = format!(
                 "{} is missing, but its log {} holds changes; put the file back beside it, or remove the log",
                 path.display(),
@@ -61,6 +55,11 @@ impl Site {
             );
             return Err(descriptor.error(ErrorKind::Corruption, "open", message));
         }
+        let file = writable().open(&path).map_err(|error| fail("cannot open", error))?;
+        lock(&file, FlockOperation::NonBlockingLockShared)
+            .map_err(|error| fail("cannot lock", error))?
+            .ok_or_else(|| locked(descriptor, &path, "another program has it open for writing"))?;
+        sync_folder(folder(&path)).map_err(|error| fail("cannot sync the folder of", error))?;
         let is_new =
             records.is_empty() && file.metadata().map_err(|error| fail("cannot read", error))?.len() == 0;
         Self::over(descriptor, path, file, (Some(log), records), strict, is_new)
@@ -116,6 +115,14 @@ impl Site {
     /// True unless it was opened for reading only.
     pub(crate) fn is_writable(&self) -> bool {
         self.writable
+    }
+
+    /// Leaves no log beside a file that could not be opened, unless there is something in it.
+    pub(crate) fn tidy(&self) {
+        if self.is_writable() && self.session.lock().is_settled() {
+            // It is empty; whoever comes next makes use of it.
+            let _ = self.remove_log();
+        }
     }
 
     /// Removes the log, which must be empty.

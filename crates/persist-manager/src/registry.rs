@@ -48,6 +48,7 @@ macro_rules! built_in {
 built_in! {
     "cache" ["cache", "memory", "ttl_cache"] persist_cache::CacheBackend;
     "file" ["file", "files", "fs"] persist_file::FileBackend;
+    "hdf5" ["hdf5", "h5"] persist_hdf5::Hdf5Backend;
     "redis" ["redis", "valkey"] persist_redis::RedisBackend;
     "sqlite" ["sqlite", "database", "sqlite3"] persist_sqlite::SqliteBackend;
 }

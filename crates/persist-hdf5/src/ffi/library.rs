@@ -1,5 +1,6 @@
 //! The library as such: its lock, its version, its identifiers and its errors.
 
+use std::cell::Cell;
 use std::ffi::{CStr, c_uint, c_void};
 use std::fmt;
 use std::sync::OnceLock;
@@ -9,9 +10,19 @@ use hdf5_sys::h5e::{H5E_DEFAULT, H5E_direction_t, H5E_error2_t, H5Eclear2, H5Ese
 use hdf5_sys::h5i::{H5Idec_ref, hid_t};
 use hdf5_sys::h5pl::H5PLset_loading_state;
 
+thread_local! {
+    /// Whether the library was told that this thread wants no errors printed.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
 /// The library's one lock, shared with every other user of the bindings in this process.
 pub(super) fn lock() -> impl Drop {
-    hdf5_sys::LOCK.lock()
+    let lock = hdf5_sys::LOCK.lock();
+    if !QUIET.replace(true) {
+        // SAFETY: the lock is held; the library takes this at any time. If it was built for threads it is each thread's own.
+        unsafe { H5Eset_auto2(H5E_DEFAULT, None, std::ptr::null_mut()) };
+    }
+    lock
 }
 
 /// The version of the library that runs: major, minor, release.
@@ -26,7 +37,7 @@ pub(crate) fn version() -> (u32, u32, u32) {
     })
 }
 
-/// Makes the library ready: it prints nothing, and loads no filters from elsewhere. The caller holds the lock.
+/// Makes the library ready: it loads no filters from elsewhere. The caller holds the lock.
 pub(super) fn begin() {
     static BEGUN: OnceLock<()> = OnceLock::new();
     BEGUN.get_or_init(|| {
@@ -37,8 +48,6 @@ pub(super) fn begin() {
             H5PLset_loading_state(&raw mut no_plugins);
         }
     });
-    // SAFETY: as above. In a library built for threads this holds for the calling thread alone.
-    unsafe { H5Eset_auto2(H5E_DEFAULT, None, std::ptr::null_mut()) };
 }
 
 /// What the library says went wrong, from what was asked down to the cause.

@@ -1,0 +1,268 @@
+//! What h5py reads of persist's files, and persist of h5py's: every dtype, strings, attributes, while a storage is open
+//! and when it is closed.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic in a test is its report")]
+
+mod h5py;
+
+use std::path::Path;
+
+use persist_core::{
+    Array, BaseStorage, DType, DeleteOptions, ErrorKind, Key, Kind, ListOptions, OpenContext, StorageExt,
+    StoreOptions, Value,
+};
+use persist_hdf5::{Hdf5Config, Hdf5Storage};
+use persist_testkit::crash;
+
+async fn open(path: &Path) -> Hdf5Storage {
+    Hdf5Storage::open("main", Hdf5Config::new(path), &OpenContext::default()).await.unwrap()
+}
+
+/// True if there is no h5py, which is said loudly and fails in CI.
+fn without_h5py() -> bool {
+    let missing = !h5py::is_there();
+    if missing {
+        crash::skip("python3-h5py is not installed").unwrap();
+    }
+    missing
+}
+
+fn key(text: &str) -> Key {
+    Key::new(text).unwrap()
+}
+
+async fn keys(storage: &Hdf5Storage) -> Vec<String> {
+    let page = storage.list_keys("", ListOptions::new()).await.unwrap();
+    page.keys.iter().map(|key| key.to_string()).collect()
+}
+
+/// An array of two rows of three elements whose bytes are all different.
+fn array(dtype: DType) -> Array {
+    let count = u8::try_from(6 * dtype.size()).unwrap();
+    let bytes: Vec<u8> = match dtype {
+        DType::Bool => vec![1, 0, 1, 1, 0, 0],
+        _ => (0..count).map(|byte| byte.wrapping_mul(37) & 0x7e).collect(),
+    };
+    Array::new(dtype, vec![2, 3], bytes.into()).unwrap()
+}
+
+#[tokio::test]
+async fn h5py_reads_every_dtype_kind_and_tag() {
+    if without_h5py() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("main.h5");
+    let storage = open(&path).await;
+    for dtype in DType::ALL {
+        let value = Value::Array(array(dtype));
+        storage.store(&key(&format!("all/{dtype}")), value, StoreOptions::new()).await.unwrap();
+    }
+    let tags = StoreOptions::new().tag("unit", "mV");
+    storage.put_with("doc", &serde_json::json!({"ü": [1, null]}), tags).await.unwrap();
+    storage.store(&key("raw"), Value::bytes(vec![0, 255, 10]), StoreOptions::new()).await.unwrap();
+    storage.store(&key("empty"), Value::bytes(vec![]), StoreOptions::new()).await.unwrap();
+    h5py::settle(&path);
+    let script = "
+with h5py.File(args[0], 'r') as f:
+    for name in sorted(f['all']):
+        d = f['all'][name]
+        print(name, d.dtype.name, d.shape, d[()].tobytes().hex(), d[1:, 0].tobytes().hex())
+    print(json.loads(f['doc'][()]), f['doc'].asstr()[()])
+    print(json.loads(f['doc'].attrs['persist'])['metadata']['tags'])
+    print(f['raw'].dtype, f['raw'][()].tolist(), f['empty'].shape)
+";
+    let mut expected = String::new();
+    let mut dtypes = DType::ALL;
+    dtypes.sort_by_key(|dtype| dtype.as_str());
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    for dtype in dtypes {
+        let array = array(dtype);
+        let fourth = &array.data()[3 * dtype.size()..4 * dtype.size()];
+        expected += &format!("{dtype} {dtype} (2, 3) {} {}\n", hex(array.data()), hex(fourth));
+    }
+    expected += "{'ü': [1, None]} {\"ü\":[1,null]}\n{'unit': 'mV'}\nuint8 [0, 255, 10] (0,)\n";
+    // While it is open, and once it is closed.
+    for _ in 0..2 {
+        assert_eq!(h5py::run(script, &[path.to_str().unwrap()]).unwrap(), expected);
+        storage.close().await.unwrap();
+    }
+}
+
+/// Makes a file with h5py that has what people have in files.
+const FOREIGN: &str = "
+with h5py.File(args[0], 'w', libver=args[1]) as f:
+    g = f.create_group('exp/run 1')
+    g['counts'] = np.arange(6, dtype='>i4').reshape(2, 3)
+    g['mask'] = np.array([True, False])
+    g['wave'] = np.array([1+2j, -0.5j], dtype='complex64')
+    f.create_dataset('packed', data=np.arange(10000, dtype='f8').reshape(100, 100), chunks=(10, 100), compression='gzip', shuffle=True, fletcher32=True)
+    f.create_dataset('lzf', data=np.arange(1000, dtype='u2'), compression='lzf')
+    f['half'] = np.array([0.5, 2], dtype='f2')
+    f['scalar'] = 42.5
+    f['text'] = 'grüß'
+    f['fixed'] = np.bytes_('abc')
+    f['names'] = np.array(['a', 'bc', ''], dtype=h5py.string_dtype())
+    f['table'] = np.array([(1, 2.5)], dtype=[('id', 'i4'), ('x', 'f8')])
+    f['nothing'] = h5py.Empty('f4')
+    f['50%'] = np.int8(1)
+    f['%odd'] = np.int8(2)
+    f['soft'] = h5py.SoftLink('/scalar')
+    f['outside'] = h5py.ExternalLink('other.h5', '/x')
+    f['loop/back'] = f['/']
+    f['scalar'].attrs['unit'] = 'V'
+";
+
+#[tokio::test]
+async fn a_file_of_h5py_is_read_and_changed() {
+    if without_h5py() {
+        return;
+    }
+    for libver in ["earliest", "latest"] {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("foreign.h5");
+        h5py::run(FOREIGN, &[path.to_str().unwrap(), libver]).unwrap();
+        read_foreign(&open(&path).await).await;
+        let storage = open(&path).await;
+        change_foreign(&storage).await;
+        storage.close().await.unwrap();
+        let script = "
+with h5py.File(args[0], 'r') as f:
+    print(f['scalar'][()], f['scalar'].attrs['unit'], f['soft'][()], f['packed'][99, 99], json.loads(f['half'][()]), 'text' in f)
+";
+        let answer = h5py::run(script, &[path.to_str().unwrap()]).unwrap();
+        assert_eq!(answer, "42.5 V 42.5 9999.0 {'x': 1} False\n");
+    }
+}
+
+async fn read_foreign(storage: &Hdf5Storage) {
+    let all = [
+        "%odd",
+        "50%",
+        "exp/run 1/counts",
+        "exp/run 1/mask",
+        "exp/run 1/wave",
+        "fixed",
+        "half",
+        "lzf",
+        "names",
+        "nothing",
+        "packed",
+        "scalar",
+        "table",
+        "text",
+    ];
+    assert_eq!(keys(storage).await, all);
+    let values = async |name: &str| storage.retrieve(&key(name)).await.unwrap().unwrap().value;
+    let counts = values("exp/run 1/counts").await;
+    assert_eq!(counts, Value::Array(Array::from_vec(vec![2, 3], vec![0_i32, 1, 2, 3, 4, 5]).unwrap()));
+    assert_eq!(
+        values("exp/run 1/mask").await,
+        Value::Array(Array::from_vec(vec![2], vec![true, false]).unwrap())
+    );
+    let Value::Array(wave) = values("exp/run 1/wave").await else { panic!("no array") };
+    assert_eq!((wave.dtype(), wave.data()[4..8].to_vec()), (DType::Complex64, 2_f32.to_le_bytes().to_vec()));
+    let packed = Array::from_vec(vec![100, 100], (0..10000).map(f64::from).collect()).unwrap();
+    assert_eq!(values("packed").await, Value::Array(packed));
+    assert_eq!(values("half").await, Value::Array(Array::from_vec(vec![2], vec![0.5_f32, 2.0]).unwrap()));
+    assert_eq!(values("scalar").await, Value::Array(Array::from_vec(vec![], vec![42.5]).unwrap()));
+    assert_eq!(values("%odd").await, Value::Array(Array::from_vec(vec![], vec![2_i8]).unwrap()));
+    assert_eq!(values("text").await, Value::json_text("\"grüß\"").unwrap());
+    assert_eq!(values("fixed").await, Value::json_text("\"abc\"").unwrap());
+    assert_eq!(values("names").await, Value::json_text("[\"a\",\"bc\",\"\"]").unwrap());
+    for (name, kind) in [("table", ErrorKind::Unsupported), ("nothing", ErrorKind::Unsupported)] {
+        assert_eq!(storage.retrieve(&key(name)).await.unwrap_err().kind(), kind, "{name}");
+    }
+    let metadata = storage.metadata(&key("scalar")).await.unwrap().unwrap();
+    assert_eq!((metadata.kind, metadata.size, metadata.expires_at), (Kind::Array, 8, None));
+    assert_eq!(
+        storage.retrieve_range(&key("packed"), 8..16).await.unwrap().unwrap()[..],
+        1_f64.to_le_bytes()
+    );
+    assert_eq!(storage.retrieve_range(&key("absent"), 8..16).await.unwrap(), None);
+    storage.close().await.unwrap();
+}
+
+async fn change_foreign(storage: &Hdf5Storage) {
+    let before = storage.metadata(&key("half")).await.unwrap().unwrap();
+    let stale = StoreOptions::new().if_absent();
+    let refused = storage.put_with("half", &1, stale).await.unwrap_err();
+    assert_eq!((refused.kind(), refused.found()), (ErrorKind::Conflict, Some(before.version)));
+    let options = StoreOptions::new().if_version(before.version);
+    let stored = storage.put_with("half", &serde_json::json!({"x": 1}), options).await.unwrap();
+    assert!(stored.version > before.version);
+    assert!(storage.delete(&key("text"), DeleteOptions::new()).await.unwrap());
+    assert_eq!(storage.retrieve(&key("text")).await.unwrap(), None);
+}
+
+/// Others read while a storage writes: each sees one moment, and keeps the file from being changed under its eyes.
+#[tokio::test]
+async fn h5py_reads_one_moment_while_others_write() {
+    if without_h5py() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("main.h5");
+    let storage = open(&path).await;
+    for name in ["a", "b"] {
+        storage.put(name, &0).await.unwrap();
+    }
+    h5py::settle(&path);
+    let go = place.path().join("go");
+    let reader = {
+        let (path, go) = (path.clone(), go.clone());
+        let script = "
+import time
+with h5py.File(args[0], 'r') as f:
+    first = [f[name][()] for name in ('a', 'b')]
+    open(args[1], 'w').close()
+    time.sleep(0.4)
+    print(first, [f[name][()] for name in ('a', 'b')])
+";
+        std::thread::spawn(move || h5py::run(script, &[path.to_str().unwrap(), go.to_str().unwrap()]))
+    };
+    while !go.exists() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    for round in 1..=20 {
+        for name in ["a", "b"] {
+            storage.put(name, &round).await.unwrap();
+        }
+    }
+    let delayed = || async { storage.stats().await.unwrap().counters["delayed_checkpoints"] };
+    storage.maintain().await.unwrap();
+    assert!(delayed().await > 0, "the file was changed while somebody read it");
+    assert_eq!(reader.join().unwrap().unwrap(), "[b'0', b'0'] [b'0', b'0']\n");
+    h5py::settle(&path);
+    let script = "
+with h5py.File(args[0], 'r') as f:
+    print(f['a'][()], f['b'][()])
+try:
+    h5py.File(args[0], 'r+')
+except OSError as error:
+    print('lock' in str(error))
+";
+    let answer = h5py::run(script, &[path.to_str().unwrap()]).unwrap();
+    assert_eq!(answer, "b'20' b'20'\nTrue\n", "another writer was let in");
+    storage.close().await.unwrap();
+}
+
+/// A reader of persist sees what was acknowledged when it was opened, although the file does not have it yet.
+#[tokio::test]
+async fn a_read_only_storage_beside_a_writer_sees_what_was_acknowledged() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("main.h5");
+    let writer = open(&path).await;
+    writer.put("k", &1).await.unwrap();
+    let config = Hdf5Config::new(&path).read_only();
+    let reader = Hdf5Storage::open("main", config.clone(), &OpenContext::default()).await.unwrap();
+    assert_eq!(reader.get::<u8>("k").await.unwrap(), Some(1));
+    writer.put("k", &2).await.unwrap();
+    let later = Hdf5Storage::open("main", config, &OpenContext::default()).await.unwrap();
+    assert_eq!(later.get::<u8>("k").await.unwrap(), Some(2), "the log was not read");
+    assert_eq!(reader.get::<u8>("k").await.unwrap(), Some(1), "the moment changed");
+    assert_eq!(reader.put("k", &3).await.unwrap_err().kind(), ErrorKind::ReadOnly);
+    reader.close().await.unwrap();
+    later.close().await.unwrap();
+    writer.close().await.unwrap();
+    assert!(!place.path().join("main.h5-log").exists(), "the log was left");
+}
