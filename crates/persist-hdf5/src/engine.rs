@@ -377,6 +377,13 @@ impl Engine {
     /// # Errors
     /// What could not be written.
     pub(crate) fn close(mut self) -> Result<()> {
+        let ended = self.end();
+        // Those who still hold the storage do not keep others from the file.
+        self.site.medium.release();
+        ended
+    }
+
+    fn end(&mut self) -> Result<()> {
         if !self.site.is_writable() || self.report().failure().is_some() {
             self.site.session.lock().forget();
             drop(self.file.take());

@@ -101,6 +101,12 @@ impl Medium {
         View { file: &self.file, pages }
     }
 
+    /// Gives up the lock that keeps the file as it is.
+    pub(crate) fn release(&self) {
+        // What fails here ends with the process.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+
     /// For the one who makes the checkpoints: what is read here may be older than the pages otherwise.
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         read_file(&self.file, offset, buffer)?;

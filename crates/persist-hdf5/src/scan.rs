@@ -25,7 +25,12 @@ pub(crate) struct Found {
 /// # Errors
 /// What the library says.
 pub(crate) fn scan(file: &H5File) -> Result<Found, H5Error> {
-    let mut scan = Scan { file, found: Found::default(), visited: HashSet::new(), literal: BTreeMap::new() };
+    let mut scan = Scan {
+        file,
+        found: Found::default(),
+        visited: HashSet::from([file.place("/")?]),
+        literal: BTreeMap::new(),
+    };
     scan.group("", None, 0)?;
     // Names that only look like exceptions stand for themselves, unless a key has that name already.
     for (key, record) in std::mem::take(&mut scan.literal) {

@@ -262,6 +262,15 @@ impl H5File {
         Ok(info.nlinks)
     }
 
+    /// The place that tells a group from all others.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub(crate) fn place(&self, group: &str) -> Result<u64, H5Error> {
+        let _lock = lock();
+        place(&self.group(group)?)
+    }
+
     /// What a group holds, by name; names that are no text are left out.
     ///
     /// # Errors
@@ -361,6 +370,13 @@ extern "C" fn note(_: hid_t, name: *const c_char, info: *const H5L_info_t, found
     0
 }
 
+fn place(object: &Id) -> Result<u64, H5Error> {
+    let mut info = H5O_info1_t::default();
+    // SAFETY: the caller holds the lock, and there is room for the answer.
+    check(unsafe { H5Oget_info2(object.get(), &raw mut info, BASIC) })?;
+    Ok(info.addr)
+}
+
 fn item(group: &Id, name: &str, hard: bool) -> Result<Item, H5Error> {
     if !hard {
         return Ok(Item::Other);
@@ -371,11 +387,7 @@ fn item(group: &Id, name: &str, hard: bool) -> Result<Item, H5Error> {
         let object = Id::new(H5Oopen(group.get(), name.as_ptr(), H5P_DEFAULT))?;
         Ok(match H5Iget_type(object.get()) {
             H5I_type_t::H5I_DATASET => Item::Dataset(Dataset::new(object)),
-            H5I_type_t::H5I_GROUP => {
-                let mut info = H5O_info1_t::default();
-                check(H5Oget_info2(object.get(), &raw mut info, BASIC))?;
-                Item::Group(info.addr)
-            }
+            H5I_type_t::H5I_GROUP => Item::Group(place(&object)?),
             _ => Item::Other,
         })
     }
