@@ -37,6 +37,11 @@ pub struct Hdf5Config {
     /// 16 MiB unless set.
     #[serde(default = "default_log_limit")]
     pub log_limit: ByteSize,
+    /// How much of the file may hold nothing before `maintain` compacts it, in per cent of the file; 50 unless set. 100: never;
+    /// 0: each time. Files under 16 MiB are left as they are, except with 0.
+    #[serde(default = "default_compact_at")]
+    #[schemars(range(max = 100))]
+    pub compact_at: u8,
     /// The lifetime of values stored without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<HumanDuration>,
@@ -52,6 +57,10 @@ fn default_log_limit() -> ByteSize {
     ByteSize(16 << 20)
 }
 
+fn default_compact_at() -> u8 {
+    50
+}
+
 fn default_max_value() -> ByteSize {
     ByteSize(DEFAULT_MAX_VALUE)
 }
@@ -63,6 +72,7 @@ impl Hdf5Config {
             path: path.into(),
             durability: Durability::default(),
             log_limit: default_log_limit(),
+            compact_at: default_compact_at(),
             ttl: None,
             max_value: default_max_value(),
             read_only: false,
@@ -88,6 +98,9 @@ impl Hdf5Config {
     /// # Errors
     /// What is wrong, in words, and what to write instead.
     pub fn check(&self) -> Result<(), String> {
+        if self.compact_at > 100 {
+            return Err(format!("compact_at is {}; use 0 to 100 per cent", self.compact_at));
+        }
         match self.path.file_name() {
             Some(_) => Ok(()),
             None => Err("path names no file; give it a file, such as data/arrays.h5".to_owned()),

@@ -10,6 +10,7 @@ use persist_core::{Descriptor, ErrorKind, Result, StorageError, Value};
 
 use crate::apply::Transaction;
 use crate::change::{Answer, Change, Done};
+use crate::compaction::{Compacted, Fresh, build, install, is_due, unused};
 use crate::config::Hdf5Config;
 use crate::error::{again, library, system};
 use crate::ffi::{H5Error, H5File};
@@ -18,7 +19,7 @@ use crate::medium::CommitError;
 use crate::record::{FORMAT, Record, Root, State};
 use crate::report::Report;
 use crate::scan::{Found, scan};
-use crate::site::Site;
+use crate::site::{Site, compacting, remove_if_there};
 use crate::state::Shared;
 
 /// How often closing tries to copy the log into a file that others read, and how long it waits between.
@@ -37,6 +38,11 @@ pub(crate) struct Engine {
     /// What the file says of versions.
     floor: u64,
     log_limit: u64,
+    compact_at: u8,
+    /// How much of the file held nothing after it was compacted the last time.
+    unused: u64,
+    /// Why the file cannot be compacted.
+    odd: Option<&'static str>,
     /// How long the log may become before the next checkpoint: more, if a reader kept the last one from taking place.
     due_at: u64,
 }
@@ -65,6 +71,9 @@ impl Engine {
             groups: found.groups,
             floor: root.floor,
             log_limit: config.log_limit.0,
+            compact_at: config.compact_at,
+            unused: 0,
+            odd: found.odd,
             due_at: config.log_limit.0,
         };
         engine.begin()?;
@@ -82,7 +91,13 @@ impl Engine {
         }
         match self.checkpoint() {
             // The log has all of it, and a full disk may be emptied.
-            Err(error) if error.kind() == ErrorKind::Capacity && !self.site.is_new => Ok(()),
+            Err(error)
+                if error.kind() == ErrorKind::Capacity
+                    && !self.site.is_new
+                    && self.report().failure().is_none() =>
+            {
+                Ok(())
+            }
             Err(error) => Err(error.with_operation("open")),
             Ok(_) => Ok(()),
         }
@@ -324,6 +339,69 @@ impl Engine {
         self.file.as_ref().and_then(|file| file.free_places().ok()).unwrap_or_default()
     }
 
+    /// Compacts the file if much of it holds nothing.
+    ///
+    /// # Errors
+    /// As [`compact`](Self::compact).
+    pub(crate) fn compact_if_due(&mut self) -> Result<Option<Compacted>> {
+        let (end, unused) = self.room();
+        match is_due(end, unused, self.unused, self.compact_at) {
+            true => self.compact().map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// How long the file is, and about how much of it holds nothing.
+    fn room(&self) -> (u64, u64) {
+        let index = self.shared.index.read();
+        let (end, (keys, bytes)) = (index.medium().end(), index.size());
+        (end, unused(end, keys, bytes))
+    }
+
+    /// Writes everything into a new file, which takes the place of the old one.
+    ///
+    /// # Errors
+    /// What the library and the disk say; the old file stays then.
+    pub(crate) fn compact(&mut self) -> Result<Compacted> {
+        self.report().admit(&self.shared.descriptor, "maintain")?;
+        // The log is the old file's: nothing of it may be left.
+        if !self.checkpoint()? {
+            return Ok(Compacted::Busy);
+        }
+        if let Some(why) = self.odd {
+            return Ok(Compacted::Refused(why));
+        }
+        let Some(old) = &self.file else { return Err(self.ended("maintain")) };
+        let before = self.site.medium.end();
+        let Fresh { medium, session, file, found } = build(&self.shared.descriptor, &self.site, old)?;
+        let moved = self.shared.index.read().moved(Arc::clone(&medium), found.records);
+        let Some(index) = moved else {
+            drop(file);
+            let _ = remove_if_there(&compacting(&self.site.path));
+            return Ok(Compacted::Refused("the copy is not the same; `verify` says what is damaged"));
+        };
+        install(&self.site.path).map_err(|error| {
+            // Whether the new file has the name is unknown, and so is which of the two the next change belongs to.
+            self.report().fail(&error);
+            system(
+                self.descriptor(),
+                "maintain",
+                "the compacted file cannot take the place of the old one",
+                error,
+            )
+        })?;
+        session.lock().take_log(&mut self.site.session.lock());
+        self.site.session.lock().forget();
+        *self.shared.index.write() = index;
+        drop(self.file.replace(file));
+        self.site.medium.release();
+        (self.site.medium, self.site.session) = (medium, session);
+        self.groups = found.groups;
+        self.unused = self.room().1;
+        Report::count(&self.report().compactions, 1);
+        Ok(Compacted::Done { before, after: self.site.medium.end() })
+    }
+
     /// Forces to the disk what a relaxed commit left to the operating system.
     ///
     /// # Errors
@@ -384,10 +462,11 @@ impl Engine {
     }
 
     fn end(&mut self) -> Result<()> {
-        if !self.site.is_writable() || self.report().failure().is_some() {
+        let sound = self.report().admit(self.descriptor(), "close");
+        if !self.site.is_writable() || sound.is_err() {
             self.site.session.lock().forget();
             drop(self.file.take());
-            return Ok(());
+            return sound;
         }
         let closed = self.file.take().map_or(Ok(()), H5File::close);
         closed.map_err(|error| self.library_error("close", "cannot close the file", error))?;
@@ -406,7 +485,7 @@ impl Engine {
             }
             Ok(false) => Ok(()),
             // A full disk keeps the log from being copied, and nothing is lost by that: it stays.
-            Err(error) if error.kind() == ErrorKind::Capacity => Ok(()),
+            Err(error) if error.kind() == ErrorKind::Capacity && self.report().failure().is_none() => Ok(()),
             Err(error) => Err(error.with_operation("close")),
         }
     }

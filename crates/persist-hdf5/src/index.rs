@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use persist_core::{Key, ListOptions, Page, Timestamp};
 
+use crate::medium::Medium;
 use crate::record::Record;
 
 /// What a commit changes: a record, or none any more.
 pub(crate) type Staged = BTreeMap<Key, Option<Arc<Record>>>;
 
 /// The index; it shows what was committed.
-#[derive(Default)]
 pub(crate) struct Index {
+    /// The file in which all of it lies.
+    medium: Arc<Medium>,
     records: BTreeMap<Key, Arc<Record>>,
     /// Who ceases to exist when.
     expiring: BTreeSet<(Timestamp, Key)>,
@@ -33,6 +35,29 @@ impl fmt::Debug for Index {
 }
 
 impl Index {
+    /// Nothing yet.
+    pub(crate) fn new(medium: Arc<Medium>) -> Self {
+        Self { medium, records: BTreeMap::new(), expiring: BTreeSet::new(), bytes: 0 }
+    }
+
+    /// The file in which all of it lies.
+    pub(crate) fn medium(&self) -> &Arc<Medium> {
+        &self.medium
+    }
+
+    /// The same values in another file: `None` if they are not the same.
+    pub(crate) fn moved(&self, medium: Arc<Medium>, found: Staged) -> Option<Self> {
+        let mut moved = Self::new(medium);
+        moved.apply(found);
+        let same = moved.records.len() == self.records.len()
+            && moved
+                .records
+                .iter()
+                .zip(&self.records)
+                .all(|(new, old)| new.0 == old.0 && new.1.is_like(old.1));
+        same.then_some(moved)
+    }
+
     /// What a key holds, expired or not.
     pub(crate) fn get(&self, key: &str) -> Option<&Arc<Record>> {
         self.records.get(key)

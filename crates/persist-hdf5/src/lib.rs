@@ -27,6 +27,7 @@
 
 mod apply;
 mod change;
+mod compaction;
 mod config;
 mod engine;
 mod error;

@@ -85,7 +85,7 @@ impl Medium {
     }
 
     /// What was committed, at one moment, from `offset` on.
-    pub(crate) fn view(&self, offset: u64, len: u64) -> View<'_> {
+    pub(crate) fn view(self: &Arc<Self>, offset: u64, len: u64) -> View {
         let committed = self.committed.read();
         let (first, last) = (offset / PAGE as u64, offset.saturating_add(len).div_ceil(PAGE as u64));
         let pages = match last.saturating_sub(first) <= committed.pages.len() as u64 {
@@ -98,7 +98,7 @@ impl Medium {
                 within.map(|(page, found)| (*page, Arc::clone(found))).collect()
             }
         };
-        View { file: &self.file, pages }
+        View { medium: Arc::clone(self), pages }
     }
 
     /// Gives up the lock that keeps the file as it is.
@@ -158,18 +158,23 @@ impl Medium {
 
 /// Committed bytes as they were at one moment.
 #[derive(Debug)]
-pub(crate) struct View<'a> {
-    file: &'a File,
+pub(crate) struct View {
+    medium: Arc<Medium>,
     pages: Pages,
 }
 
-impl View<'_> {
+impl View {
+    /// How long the committed file is.
+    pub(crate) fn end(&self) -> u64 {
+        self.medium.end()
+    }
+
     /// Reads them; what lies beyond the end is zero. May wait for the disk.
     ///
     /// # Errors
     /// What the disk says.
     pub(crate) fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        read_file(self.file, offset, buffer)?;
+        read_file(&self.medium.file, offset, buffer)?;
         patch(&self.pages, offset, buffer);
         Ok(())
     }
@@ -179,7 +184,7 @@ impl View<'_> {
         use rustix::io::{ReadWriteFlags, preadv2};
         let len = buffer.len();
         let mut slices = [io::IoSliceMut::new(buffer)];
-        let read = preadv2(self.file, &mut slices, offset, ReadWriteFlags::NOWAIT);
+        let read = preadv2(&self.medium.file, &mut slices, offset, ReadWriteFlags::NOWAIT);
         if read != Ok(len) {
             return false;
         }
@@ -241,6 +246,8 @@ pub(crate) struct Session {
     forgetting: bool,
     /// Why the library was refused something.
     failure: Option<io::Error>,
+    /// Writes into the file at once: nobody needs it before it is complete.
+    unguarded: bool,
 }
 
 impl Session {
@@ -264,7 +271,31 @@ impl Session {
             end,
             forgetting: false,
             failure: None,
+            unguarded: false,
         }
+    }
+
+    /// Begins on a file that counts only when it is complete.
+    pub(crate) fn unguarded(medium: Arc<Medium>) -> Self {
+        Self { unguarded: true, ..Self::new(medium, None, false) }
+    }
+
+    /// Takes the log over from another session on the same path, whose file has everything.
+    pub(crate) fn take_log(&mut self, other: &mut Self) {
+        self.log = other.log.take();
+        self.strict = other.strict;
+    }
+
+    /// Forces the file itself to the disk, as long as the library has made it.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub(crate) fn finish(&mut self) -> io::Result<()> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
+        self.medium.file.set_len(self.end)?;
+        self.medium.file.sync_all()
     }
 
     /// Reads what was written last.
@@ -279,13 +310,23 @@ impl Session {
 
     /// Writes; visible to nobody else before the commit.
     ///
-    /// # Errors
-    /// What the disk says.
-    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// The library is never told of a failure, because it is not at its best when it cannot write: from then on everything is
+    /// taken and forgotten, and the commit fails.
+    pub(crate) fn write(&mut self, offset: u64, bytes: &[u8]) {
         if self.forgetting {
-            return Ok(());
+            return;
         }
+        if let Err(error) = self.put(offset, bytes) {
+            self.fail(error);
+            self.forgetting = true;
+        }
+    }
+
+    fn put(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.end = self.end.max(offset.saturating_add(bytes.len() as u64));
+        if self.unguarded {
+            return self.medium.file.write_all_at(bytes, offset);
+        }
         let page = PAGE as u64;
         let whole = offset.div_ceil(page)..(offset + bytes.len() as u64) / page;
         if bytes.len() < DIRECT || whole.is_empty() {
@@ -405,6 +446,9 @@ impl Session {
     /// # Errors
     /// If it did not take place, or nobody knows.
     pub(crate) fn commit(&mut self) -> Result<(), CommitError> {
+        if let Some(error) = self.failure.take() {
+            return Err(CommitError::Undone(error));
+        }
         let Some(log) = &mut self.log else {
             return Err(CommitError::Undone(io::Error::from(io::ErrorKind::ReadOnlyFilesystem)));
         };

@@ -78,6 +78,17 @@ impl Record {
         }
     }
 
+    /// True if the two say the same of a value; where it lies does not count.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        match (&self.state, &other.state) {
+            (State::Sound(one, form), State::Sound(another, of)) => one == another && form == of,
+            (State::Foreign, State::Foreign) | (State::Damaged(_), State::Damaged(_)) => {
+                self.path == other.path
+            }
+            _ => false,
+        }
+    }
+
     /// When it ceases to exist.
     pub(crate) fn expires_at(&self) -> Option<Timestamp> {
         self.metadata().and_then(|metadata| metadata.expires_at)

@@ -18,6 +18,7 @@ pub(crate) struct Report {
     pub(crate) retried_batches: AtomicU64,
     pub(crate) checkpoints: AtomicU64,
     pub(crate) delayed_checkpoints: AtomicU64,
+    pub(crate) compactions: AtomicU64,
     pub(crate) log_bytes: AtomicU64,
 }
 

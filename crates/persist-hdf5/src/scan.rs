@@ -18,6 +18,8 @@ const DEEPEST: usize = 1024;
 pub(crate) struct Found {
     pub(crate) records: Staged,
     pub(crate) groups: HashSet<String>,
+    /// Something that cannot be copied into another file as it is, in words.
+    pub(crate) odd: Option<&'static str>,
 }
 
 /// Walks through the whole tree.
@@ -59,7 +61,8 @@ impl Scan<'_> {
                     self.found.groups.insert(below);
                 }
                 Item::Group(_) => {
-                    tracing::warn!(path = below, "a group that is reached twice or too deep is left out")
+                    self.found.odd = Some("a group in it is reached by more than one path");
+                    tracing::warn!(path = below, "a group that is reached twice or too deep is left out");
                 }
                 Item::Other => {}
             }

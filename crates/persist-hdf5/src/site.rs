@@ -21,6 +21,9 @@ use crate::medium::{Medium, MediumError, Session};
 /// What is added to the name of the file for its log.
 const LOG: &str = "-log";
 
+/// What is added to its name for the compacted one that is being made.
+const COMPACTING: &str = "-compacting";
+
 /// How long to wait for somebody who has the file for a moment only.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -41,6 +44,8 @@ impl Site {
     /// # Errors
     /// `Locked` if somebody else writes; `Corruption`, and what the disk says.
     pub(crate) fn open(descriptor: &Descriptor, path: PathBuf, strict: bool) -> Result<Self> {
+        // Beside the file itself, not beside a link to it.
+        let path = std::fs::canonicalize(&path).unwrap_or(path);
         let fail = |what: &str, error: io::Error| {
             system(descriptor, "open", &format!("{what} {}", path.display()), error)
         };
@@ -55,6 +60,8 @@ impl Site {
             );
             return Err(descriptor.error(ErrorKind::Corruption, "open", message));
         }
+        remove_if_there(&compacting(&path))
+            .map_err(|error| fail("cannot remove what was left beside", error))?;
         let file = writable().open(&path).map_err(|error| fail("cannot open", error))?;
         lock(&file, FlockOperation::NonBlockingLockShared)
             .map_err(|error| fail("cannot lock", error))?
@@ -70,20 +77,27 @@ impl Site {
     /// # Errors
     /// `InvalidConfig` if it is not there; `Locked`, `Corruption`, and what the disk says.
     pub(crate) fn open_to_read(descriptor: &Descriptor, path: PathBuf) -> Result<Self> {
+        // Beside the file itself, not beside a link to it.
+        let path = std::fs::canonicalize(&path).unwrap_or(path);
         let fail = |what: &str, error: io::Error| {
             system(descriptor, "open", &format!("{what} {}", path.display()), error)
         };
-        let file = File::open(&path).map_err(|error| fail("cannot open", error))?;
-        lock(&file, FlockOperation::NonBlockingLockShared)
-            .map_err(|error| fail("cannot lock", error))?
-            .ok_or_else(|| locked(descriptor, &path, "another program has it open for writing"))?;
-        // While the lock is held no checkpoint takes place, and the log only grows.
-        let records = match File::open(log_of(&path)) {
-            Ok(log) => Log::open(log).map_err(|error| log_error(descriptor, &path, error))?.1,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-            Err(error) => return Err(fail("cannot open the log of", error)),
-        };
-        Self::over(descriptor, path, file, (None, records), false, false)
+        loop {
+            let file = File::open(&path).map_err(|error| fail("cannot open", error))?;
+            lock(&file, FlockOperation::NonBlockingLockShared)
+                .map_err(|error| fail("cannot lock", error))?
+                .ok_or_else(|| locked(descriptor, &path, "another program has it open for writing"))?;
+            // While the lock is held no checkpoint takes place, and the log only grows.
+            let records = match File::open(log_of(&path)) {
+                Ok(log) => Log::open(log).map_err(|error| log_error(descriptor, &path, error))?.1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                Err(error) => return Err(fail("cannot open the log of", error)),
+            };
+            // If a compacted file has taken its place meanwhile, the log is that one's.
+            if is_named(&file, &path).map_err(|error| fail("cannot read", error))? {
+                return Self::over(descriptor, path, file, (None, records), false, false);
+            }
+        }
     }
 
     fn over(
@@ -141,7 +155,7 @@ pub(crate) fn log_of(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn writable() -> OpenOptions {
+pub(crate) fn writable() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     options
@@ -157,10 +171,31 @@ fn lock_log(descriptor: &Descriptor, path: &Path) -> Result<File> {
             .map_err(fail)?
             .ok_or_else(|| locked(descriptor, path, "another storage has it open for writing"))?;
         // Whoever closed it last may have removed it meanwhile.
-        let (held, named) = (file.metadata().map_err(fail)?, std::fs::metadata(&log));
-        if named.is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino())) {
+        if is_named(&file, &log).map_err(fail)? {
             return Ok(file);
         }
+    }
+}
+
+/// True if a path leads to an open file.
+fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    let held = file.metadata()?;
+    let named = std::fs::metadata(path);
+    Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino())))
+}
+
+/// Where a compacted file is made, before it takes the place of the old one.
+pub(crate) fn compacting(path: &Path) -> PathBuf {
+    let mut name = OsString::from(path.as_os_str());
+    name.push(COMPACTING);
+    PathBuf::from(name)
+}
+
+/// Removes a file that may not be there.
+pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -176,6 +211,11 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<Option<()>> {
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+/// Keeps those out who would write to a file; false if there are some.
+pub(crate) fn lock_shared(file: &File) -> io::Result<bool> {
+    lock(file, FlockOperation::NonBlockingLockShared).map(|locked| locked.is_some())
 }
 
 fn locked(descriptor: &Descriptor, path: &Path, why: &str) -> StorageError {
@@ -197,7 +237,7 @@ fn log_error(descriptor: &Descriptor, path: &Path, error: LogError) -> StorageEr
     }
 }
 
-fn folder(path: &Path) -> &Path {
+pub(crate) fn folder(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),

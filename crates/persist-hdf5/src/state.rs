@@ -16,17 +16,16 @@ use crate::report::Report;
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) descriptor: Arc<Descriptor>,
-    pub(crate) medium: Arc<Medium>,
     pub(crate) index: RwLock<Index>,
     pub(crate) report: Report,
 }
 
 /// What is to be read, and how.
-pub(crate) enum Plan<'a> {
+pub(crate) enum Plan {
     /// The key is absent.
     Absent,
     /// The bytes lie in the file in one piece.
-    Direct(Arc<Record>, View<'a>),
+    Direct(Arc<Record>, View),
     /// Only the library can read it.
     Library(Arc<Record>),
 }
@@ -43,7 +42,7 @@ pub(crate) enum Attempt<T> {
 impl Shared {
     /// Nothing yet.
     pub(crate) fn new(descriptor: Arc<Descriptor>, medium: Arc<Medium>) -> Self {
-        Self { descriptor, medium, index: RwLock::default(), report: Report::default() }
+        Self { descriptor, index: RwLock::new(Index::new(medium)), report: Report::default() }
     }
 
     /// What a key holds, unless it has expired.
@@ -58,7 +57,7 @@ impl Shared {
     }
 
     /// Finds a key, and takes hold of a part of its bytes at the same moment.
-    pub(crate) fn plan(&self, key: &Key, part: Option<&Range<u64>>) -> Plan<'_> {
+    pub(crate) fn plan(&self, key: &Key, part: Option<&Range<u64>>) -> Plan {
         let index = self.index.read();
         let Some(record) = index.get(key) else { return Plan::Absent };
         if self.has_expired(record) {
@@ -68,7 +67,7 @@ impl Shared {
         match (&record.state, record.offset) {
             (State::Sound(metadata, _), Some(offset)) => {
                 let (start, len) = clamp(part, metadata.size);
-                let view = self.medium.view(offset + start, len);
+                let view = index.medium().view(offset + start, len);
                 Plan::Direct(record, view)
             }
             _ => Plan::Library(record),
@@ -83,13 +82,13 @@ impl Shared {
         &self,
         key: &Key,
         record: &Arc<Record>,
-        view: &View<'_>,
+        view: &View,
         patient: bool,
     ) -> Result<Attempt<(Value, Metadata)>> {
         let (Some(offset), State::Sound(metadata, form)) = (record.offset, &record.state) else {
             return Err(self.descriptor.error(ErrorKind::Internal, "retrieve", "a value without a place"));
         };
-        if self.medium.end().checked_sub(offset).is_none_or(|room| room < metadata.size) {
+        if view.end().checked_sub(offset).is_none_or(|room| room < metadata.size) {
             return match self.is_current(key, record) {
                 true => {
                     Err(damage(&self.descriptor, "retrieve", key, "it reaches beyond the end of the file"))
@@ -133,7 +132,7 @@ impl Shared {
         &self,
         key: &Key,
         record: &Arc<Record>,
-        view: &View<'_>,
+        view: &View,
         part: &Range<u64>,
         patient: bool,
     ) -> Result<Attempt<Vec<u8>>> {
@@ -150,7 +149,7 @@ impl Shared {
 
     fn bytes(
         &self,
-        view: &View<'_>,
+        view: &View,
         offset: u64,
         len: u64,
         patient: bool,

@@ -71,6 +71,17 @@ impl Hdf5Storage {
         Ok(Self { inner: Arc::new(Inner { shared, worker }) })
     }
 
+    /// Gives back the room that deleted and replaced values took: writes everything into a new file, which then takes the
+    /// place of the old one. Reads go on meanwhile, changes wait. `maintain` does that by itself when much of the file
+    /// holds nothing (`compact_at`).
+    ///
+    /// # Errors
+    /// `Capacity` if there is no room for the new file beside the old one; what the library and the disk say. The old file
+    /// stays then.
+    pub async fn compact(&self) -> Result<Maintenance> {
+        maintenance::compact(self.worker("maintain")?).await
+    }
+
     fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
     }
@@ -423,7 +434,7 @@ impl BaseStorage for Hdf5Storage {
     /// Gauges: `expired_keys`, `file_bytes`, `log_bytes`, `pages_in_memory` (committed, not yet in the file),
     /// `hdf5_version` (1010008 is 1.10.8). Counters since it was opened: `commits`, `changes` (made by them),
     /// `largest_batch` (changes of one commit), `retried_batches` (taken apart because one change failed), `checkpoints`,
-    /// `delayed_checkpoints` (put off because another process was reading).
+    /// `delayed_checkpoints` (put off because another process was reading), `compactions`.
     async fn stats(&self) -> Result<Stats> {
         self.describe().admit("stats")?;
         Ok(maintenance::stats(self.shared()))

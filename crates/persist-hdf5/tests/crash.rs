@@ -15,11 +15,12 @@ use persist_testkit::crash::replay::Replay;
 use persist_testkit::crash::sweep::Sweep;
 use persist_testkit::crash::{self, Report, Subject, Trouble, Workload};
 
-fn subject(name: &str, durability: Durability) -> Subject {
+fn subject(name: &str, durability: Durability, compact_at: u8) -> Subject {
     let open = move |root: PathBuf| async move {
         let mut config = Hdf5Config::new(root.join("main.h5")).durability(durability);
         // Short, so that the log is copied and begun anew all the time.
         config.log_limit = ByteSize(64 << 10);
+        config.compact_at = compact_at;
         let storage = Hdf5Storage::open("main", config, &OpenContext::default()).await?;
         Ok(Arc::new(storage) as Arc<dyn BaseStorage>) as Result<_>
     };
@@ -76,9 +77,11 @@ fn replay_concurrent(subject: &Subject) -> std::result::Result<Report, Trouble> 
 
 /// What need not be told: copying the log into the file is tried again, and the log has everything until it succeeds.
 /// (A value that is written directly into the file is larger than those of this test.)
-const EXCUSES: [Excuse; 2] = [
+const EXCUSES: [Excuse; 3] = [
     Excuse { call: "pwrite64", error: None, path: "main.h5" },
     Excuse { call: "ftruncate", error: None, path: "main.h5" },
+    // A log that was emptied may stay as long as it was.
+    Excuse { call: "ftruncate", error: None, path: "main.h5-log" },
 ];
 
 /// Each system call of the script fails once, and each name from some call on; a short run draws from them.
@@ -91,13 +94,15 @@ fn inject(subject: &Subject) -> std::result::Result<Report, Trouble> {
 }
 
 fn main() -> ExitCode {
-    let strict = subject("strict", Durability::Strict);
-    let relaxed = subject("relaxed", Durability::Relaxed);
-    if let Some(code) = crash::serve(&[&strict, &relaxed]) {
+    let strict = subject("strict", Durability::Strict, 100);
+    let relaxed = subject("relaxed", Durability::Relaxed, 100);
+    // Each `maintain` compacts the file.
+    let compacting = subject("compacting", Durability::Strict, 0);
+    if let Some(code) = crash::serve(&[&strict, &relaxed, &compacting]) {
         return code;
     }
     // A relaxed storage promises nothing about power cuts.
-    let all: [(&str, &Subject, Run); 7] = [
+    let all: [(&str, &Subject, Run); 11] = [
         ("strict::kill", &strict, kill),
         ("strict::sweep", &strict, sweep),
         ("strict::sweep_of_open", &strict, sweep_of_open),
@@ -105,6 +110,10 @@ fn main() -> ExitCode {
         ("strict::replay_concurrent", &strict, replay_concurrent),
         ("strict::inject", &strict, inject),
         ("relaxed::kill", &relaxed, kill),
+        ("compacting::kill", &compacting, kill),
+        ("compacting::sweep", &compacting, sweep),
+        ("compacting::replay", &compacting, replay),
+        ("compacting::inject", &compacting, inject),
     ];
     let trial = |(name, subject, run): (&str, &Subject, Run)| {
         let subject = subject.clone();

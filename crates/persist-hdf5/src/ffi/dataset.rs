@@ -2,24 +2,18 @@
 
 use std::ffi::{CStr, c_char, c_void};
 
-use hdf5_sys::h5a::{H5Acreate2, H5Adelete, H5Aexists, H5Aget_type, H5Aopen, H5Aread, H5Awrite};
 use hdf5_sys::h5d::{
     H5D_layout_t, H5Dget_create_plist, H5Dget_offset, H5Dget_space, H5Dget_type, H5Dread, H5Dwrite,
 };
 use hdf5_sys::h5i::hid_t;
 use hdf5_sys::h5p::{H5P_DEFAULT, H5Pget_external_count, H5Pget_layout};
-use hdf5_sys::h5s::{H5S_ALL, H5S_class_t, H5Screate};
+use hdf5_sys::h5s::H5S_ALL;
 use hdf5_sys::h5t::{H5T_class_t, H5Tget_class, H5Tget_size, H5Tis_variable_str};
 use persist_core::DType;
 
+use super::attribute;
 use super::library::{H5Error, Id, check, lock};
 use super::types::{self, Elements};
-
-/// The name of the attribute in which persist keeps what it knows of a value.
-const RECORD: &CStr = c"persist";
-
-/// The longest text that an attribute takes: it lies in the header of its object, which has at most 64 KiB.
-const LONGEST_RECORD: usize = 60_000;
 
 /// How a dataset keeps its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -188,7 +182,7 @@ impl Dataset {
     /// # Errors
     /// What the library says.
     pub(crate) fn record(&self) -> Result<Option<Vec<u8>>, H5Error> {
-        record(self.id())
+        attribute::record(self.id())
     }
 
     /// Notes what persist knows of the value.
@@ -196,7 +190,7 @@ impl Dataset {
     /// # Errors
     /// What the library says.
     pub(crate) fn set_record(&self, text: &str) -> Result<(), H5Error> {
-        set_record(self.id(), text)
+        attribute::set_record(self.id(), text)
     }
 
     fn fits(&self, memory: &Id, len: usize) -> Result<(), H5Error> {
@@ -207,48 +201,5 @@ impl Dataset {
             true => Ok(()),
             false => Err(H5Error::new(format!("{count} elements of {size} bytes are not {len} bytes"))),
         }
-    }
-}
-
-/// Reads the record of an object.
-pub(super) fn record(object: hid_t) -> Result<Option<Vec<u8>>, H5Error> {
-    let _lock = lock();
-    // SAFETY: the lock is held; the buffer is as long as the attribute's type says.
-    unsafe {
-        if check(H5Aexists(object, RECORD.as_ptr()))? == 0 {
-            return Ok(None);
-        }
-        let attribute = Id::new(H5Aopen(object, RECORD.as_ptr(), H5P_DEFAULT))?;
-        let stored = Id::new(H5Aget_type(attribute.get()))?;
-        let len = H5Tget_size(stored.get());
-        let scalar =
-            types::shape(&Id::new(hdf5_sys::h5a::H5Aget_space(attribute.get()))?)? == Some(Vec::new());
-        let text = H5Tget_class(stored.get()) == H5T_class_t::H5T_STRING
-            && check(H5Tis_variable_str(stored.get()))? == 0;
-        if !scalar || !text || len > LONGEST_RECORD {
-            return Err(H5Error::new("the attribute `persist` is no text of a fixed length"));
-        }
-        let mut buffer = vec![0; len];
-        check(H5Aread(attribute.get(), stored.get(), buffer.as_mut_ptr().cast::<c_void>()))?;
-        Ok(Some(buffer))
-    }
-}
-
-/// Writes the record of an object in place of the one it has.
-pub(super) fn set_record(object: hid_t, text: &str) -> Result<(), H5Error> {
-    if text.len() > LONGEST_RECORD {
-        return Err(H5Error::new("the metadata are too long for an attribute"));
-    }
-    let _lock = lock();
-    // SAFETY: the lock is held; the type is as long as the text.
-    unsafe {
-        if check(H5Aexists(object, RECORD.as_ptr()))? > 0 {
-            check(H5Adelete(object, RECORD.as_ptr()))?;
-        }
-        let stored = types::text(text.len())?;
-        let scalar = Id::new(H5Screate(H5S_class_t::H5S_SCALAR))?;
-        let made = H5Acreate2(object, RECORD.as_ptr(), stored.get(), scalar.get(), H5P_DEFAULT, H5P_DEFAULT);
-        let attribute = Id::new(made)?;
-        check(H5Awrite(attribute.get(), stored.get(), text.as_ptr().cast::<c_void>())).map(drop)
     }
 }

@@ -290,8 +290,13 @@ unsafe extern "C" fn read(
         with(file, FAILED, |session| {
             std::ptr::write_bytes(buffer.cast::<u8>(), 0, len);
             let buffer = std::slice::from_raw_parts_mut(buffer.cast::<u8>(), len);
-            let read = session.read(at, buffer);
-            answer(session, read)
+            match session.read(at, buffer) {
+                Ok(()) => OK,
+                Err(error) => {
+                    session.fail(error);
+                    FAILED
+                }
+            }
         })
     }
 }
@@ -307,8 +312,8 @@ unsafe extern "C" fn write(
     // SAFETY: the library passes an open file, and `len` bytes that nobody changes meanwhile.
     unsafe {
         with(file, FAILED, |session| {
-            let written = session.write(at, std::slice::from_raw_parts(buffer.cast::<u8>(), len));
-            answer(session, written)
+            session.write(at, std::slice::from_raw_parts(buffer.cast::<u8>(), len));
+            OK
         })
     }
 }
@@ -320,15 +325,5 @@ unsafe extern "C" fn truncate(file: *mut OpenFile, _: hid_t, _: u8) -> Herr {
             session.truncate();
             OK
         })
-    }
-}
-
-fn answer(session: &mut Session, done: std::io::Result<()>) -> Herr {
-    match done {
-        Ok(()) => OK,
-        Err(error) => {
-            session.fail(error);
-            FAILED
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! Files: opened over a session, and the tree in them.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::ops::Range;
 
 use hdf5_sys::h5::{H5_index_t, H5_iter_order_t};
@@ -11,8 +11,8 @@ use hdf5_sys::h5f::{
 };
 use hdf5_sys::h5g::{H5G_info_t, H5Gcreate2, H5Gget_info, H5Gopen2};
 use hdf5_sys::h5i::{H5I_type_t, H5Iget_type, hid_t};
-use hdf5_sys::h5l::{H5L_info_t, H5L_type_t, H5Ldelete, H5Literate, H5Lmove};
-use hdf5_sys::h5o::{H5O_info1_t, H5Oget_info2, H5Olink, H5Oopen};
+use hdf5_sys::h5l::{H5L_info_t, H5L_type_t, H5Lcopy, H5Ldelete, H5Literate, H5Lmove};
+use hdf5_sys::h5o::{H5O_info1_t, H5Ocopy, H5Oget_info2, H5Olink, H5Oopen};
 use hdf5_sys::h5p::{
     H5P_CLS_DATASET_CREATE, H5P_CLS_FILE_ACCESS, H5P_CLS_LINK_CREATE, H5P_DEFAULT, H5Pcreate,
     H5Pset_alloc_time, H5Pset_char_encoding, H5Pset_create_intermediate_group, H5Pset_driver,
@@ -21,7 +21,8 @@ use hdf5_sys::h5p::{
 use hdf5_sys::h5t::H5T_cset_t;
 use persist_core::{Array, DType};
 
-use super::dataset::{self, Dataset};
+use super::attribute;
+use super::dataset::Dataset;
 use super::driver::{self, SharedSession, with_session};
 use super::library::{H5Error, Id, begin, check, lock, version};
 use super::types;
@@ -278,14 +279,30 @@ impl H5File {
     pub(crate) fn list(&self, group: &str) -> Result<Vec<(String, Item)>, H5Error> {
         let _lock = lock();
         let group = self.group(group)?;
-        let mut links: Vec<Link> = Vec::new();
-        let found = (&raw mut links).cast::<c_void>();
-        let (by_name, any) = (H5_index_t::H5_INDEX_NAME, H5_iter_order_t::H5_ITER_NATIVE);
-        let mut from = 0;
-        // SAFETY: the lock is held, and the callback gets what is passed here.
-        check(unsafe { H5Literate(group.get(), by_name, any, &raw mut from, Some(note), found) })?;
-        let named = links.into_iter().filter_map(|link| Some((link.name?, link.hard)));
+        let named = links(&group)?.into_iter();
+        let named = named.filter_map(|link| Some((link.name.into_string().ok()?, link.hard)));
         named.map(|(name, hard)| item(&group, &name, hard).map(|item| (name, item))).collect()
+    }
+
+    /// Copies everything in another file into this one, which is empty.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub(crate) fn copy_all(&self, source: &Self) -> Result<(), H5Error> {
+        let _lock = lock();
+        let (from, to) = (source.group("/")?, self.group("/")?);
+        attribute::copy_all(from.get(), to.get())?;
+        for link in links(&from)? {
+            let (name, list) = (link.name.as_ptr(), self.properties.link.get());
+            // SAFETY: the lock is held. A link that is not hard is copied as it is, without being followed.
+            check(unsafe {
+                match link.hard {
+                    true => H5Ocopy(from.get(), name, to.get(), name, H5P_DEFAULT, list),
+                    false => H5Lcopy(from.get(), name, to.get(), name, list, H5P_DEFAULT),
+                }
+            })?;
+        }
+        Ok(())
     }
 
     /// The record of the file.
@@ -294,7 +311,7 @@ impl H5File {
     /// What the library says.
     pub(crate) fn record(&self) -> Result<Option<Vec<u8>>, H5Error> {
         let _lock = lock();
-        dataset::record(self.group("/")?.get())
+        attribute::record(self.group("/")?.get())
     }
 
     /// Notes the record of the file.
@@ -303,7 +320,7 @@ impl H5File {
     /// What the library says.
     pub(crate) fn set_record(&self, text: &str) -> Result<(), H5Error> {
         let _lock = lock();
-        dataset::set_record(self.group("/")?.get(), text)
+        attribute::set_record(self.group("/")?.get(), text)
     }
 
     fn group(&self, path: &str) -> Result<Id, H5Error> {
@@ -354,16 +371,27 @@ impl<'a> Shape<'a> {
     }
 }
 
-/// A link as it was met; the name is `None` if it is no text.
+/// A link as it was met.
 struct Link {
-    name: Option<String>,
+    name: CString,
     hard: bool,
+}
+
+/// The links in a group. The caller holds the lock.
+fn links(group: &Id) -> Result<Vec<Link>, H5Error> {
+    let mut links: Vec<Link> = Vec::new();
+    let found = (&raw mut links).cast::<c_void>();
+    let (by_name, any) = (H5_index_t::H5_INDEX_NAME, H5_iter_order_t::H5_ITER_NATIVE);
+    let mut from = 0;
+    // SAFETY: the lock is held, and the callback gets what is passed here.
+    check(unsafe { H5Literate(group.get(), by_name, any, &raw mut from, Some(note), found) })?;
+    Ok(links)
 }
 
 extern "C" fn note(_: hid_t, name: *const c_char, info: *const H5L_info_t, found: *mut c_void) -> i32 {
     // SAFETY: the library passes a name, valid information, and what was given to `H5Literate`.
     unsafe {
-        let name = CStr::from_ptr(name).to_str().ok().map(str::to_owned);
+        let name = CStr::from_ptr(name).to_owned();
         let hard = (*info).type_ == H5L_type_t::H5L_TYPE_HARD;
         (*found.cast::<Vec<Link>>()).push(Link { name, hard });
     }

@@ -4,6 +4,7 @@
 //! into the library. Links that lead out of the file (external, user-defined) and soft links are never followed.
 #![allow(unsafe_code, reason = "the one module that calls into C")]
 
+mod attribute;
 mod dataset;
 mod driver;
 mod file;
