@@ -12,7 +12,7 @@ use crate::apply::Transaction;
 use crate::change::{Answer, Change, Done};
 use crate::compaction::{Compacted, Fresh, build, install, is_due, unused};
 use crate::config::Hdf5Config;
-use crate::error::{again, library, system};
+use crate::error::{again, kind_of, library, system};
 use crate::ffi::{H5Error, H5File};
 use crate::foreign::{self, ForeignError};
 use crate::medium::CommitError;
@@ -475,7 +475,9 @@ impl Engine {
             match committed {
                 Ok(()) => self.site.session.lock().publish(),
                 // What the library writes at the end saves room, and is not needed.
-                Err(CommitError::Undone(_)) => self.site.session.lock().roll_back(),
+                Err(CommitError::Undone(error)) if kind_of(&error) == ErrorKind::Capacity => {
+                    self.site.session.lock().roll_back();
+                }
                 Err(error) => return Err(self.judge(error).error("close")),
             }
         }
