@@ -376,7 +376,7 @@ impl BaseStorage for Hdf5Storage {
                 Ok(answers) => {
                     results.extend(batch.iter().zip(answers).map(|(key, answer)| {
                         answer.and_then(deleted_of).map_err(|error| error.with_key(key))
-                    }))
+                    }));
                 }
                 Err(error) => {
                     results.extend(batch.iter().map(|key| Err(again(&error, "delete").with_key(key))));
