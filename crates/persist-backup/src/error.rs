@@ -28,12 +28,3 @@ pub(crate) fn damaged(path: &Path, what: impl std::fmt::Display) -> StorageError
     let message = format!("the snapshot `{}` is damaged: {what}; use another one", path.display());
     StorageError::new(ErrorKind::Corruption, message)
 }
-
-/// A task that did not come to its end.
-pub(crate) fn broken(error: tokio::task::JoinError) -> StorageError {
-    StorageError::new(
-        ErrorKind::Internal,
-        format!("the task that does the work ended before its time: {error}"),
-    )
-    .with_source(error)
-}

@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 
 use crate::disk;
 use crate::entries::{EntriesReader, ReadError};
-use crate::error::{broken, damaged, system};
+use crate::error::{damaged, system};
 use crate::manifest::{self, Form, Manifest};
 use crate::source::SnapshotReader;
 use crate::writer::{ENTRIES, hash};
@@ -28,7 +28,7 @@ impl Snapshot {
     /// `Unsupported` for a newer format; what the disk says.
     pub async fn open(path: impl Into<PathBuf>) -> Result<Self> {
         let path = path.into();
-        spawn_blocking(move || Self::open_blocking(path)).await.map_err(broken)?
+        spawn_blocking(move || Self::open_blocking(path)).await.map_err(StorageError::broken_task)?
     }
 
     pub(crate) fn open_blocking(path: PathBuf) -> Result<Self> {
@@ -75,7 +75,9 @@ impl Snapshot {
     /// `Corruption` if it is not as it was written; `Locked` if it is being removed; what the disk says.
     pub async fn verify(&self) -> Result<()> {
         let snapshot = self.clone();
-        spawn_blocking(move || snapshot.verify_blocking(&snapshot.hold()?)).await.map_err(broken)?
+        spawn_blocking(move || snapshot.verify_blocking(&snapshot.hold()?))
+            .await
+            .map_err(StorageError::broken_task)?
     }
 
     /// Verifies it and gives it as the source of a restore. It cannot be removed meanwhile.
@@ -93,7 +95,7 @@ impl Snapshot {
             };
             Ok(SnapshotReader::new(snapshot, lock, entries))
         });
-        opened.await.map_err(broken)?
+        opened.await.map_err(StorageError::broken_task)?
     }
 
     /// Keeps others from removing it until the answer is dropped.

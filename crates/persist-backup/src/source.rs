@@ -3,12 +3,11 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use persist_core::{Entry, Key, Result, SnapshotSource};
+use persist_core::{Entry, Key, Result, SnapshotSource, StorageError};
 use tokio::task::spawn_blocking;
 
 use crate::Snapshot;
 use crate::entries::EntriesReader;
-use crate::error::broken;
 
 /// How many bytes of values, and how many entries, are read at a time.
 const BATCH: (u64, usize) = (1 << 20, 256);
@@ -37,7 +36,7 @@ impl SnapshotSource for SnapshotReader {
         {
             let snapshot = self.snapshot.clone();
             let read = spawn_blocking(move || read_batch(&snapshot, reader)).await;
-            (self.queue, self.entries) = read.map_err(broken)??;
+            (self.queue, self.entries) = read.map_err(StorageError::broken_task)??;
         }
         Ok(self.queue.pop_front())
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 
 use crate::disk;
-use crate::error::{broken, damaged, system};
+use crate::error::{damaged, system};
 use crate::manifest::{self, FORMAT, Form, Manifest};
 use crate::retention::Retention;
 use crate::snapshot::Snapshot;
@@ -63,7 +63,7 @@ impl Vault {
         let snapshot = snapshot_name(created_at);
         let name = snapshot.clone();
         let begun = spawn_blocking(move || SnapshotWriter::new(&above, name)).await;
-        let mut writer = begun.map_err(broken)??;
+        let mut writer = begun.map_err(StorageError::broken_task)??;
         let summary = storage.snapshot(&mut writer).await?;
         let manifest = Manifest {
             format: FORMAT,
@@ -87,7 +87,7 @@ impl Vault {
     /// What keeps the folder from being read. One that does not exist holds none.
     pub async fn list(&self, storage: &str) -> Result<(Vec<Snapshot>, Vec<Unreadable>)> {
         let folder = self.folder(storage)?;
-        spawn_blocking(move || list(&folder)).await.map_err(broken)?
+        spawn_blocking(move || list(&folder)).await.map_err(StorageError::broken_task)?
     }
 
     /// The names of the storages that have a folder here, in order.
@@ -97,7 +97,7 @@ impl Vault {
     pub async fn storages(&self) -> Result<Vec<String>> {
         let path = self.path.clone();
         let names = spawn_blocking(move || if path.is_dir() { disk::names(&path) } else { Ok(Vec::new()) });
-        let mut names = names.await.map_err(broken)??;
+        let mut names = names.await.map_err(StorageError::broken_task)??;
         names.retain(|name| check_name(name).is_ok() && self.path.join(name).is_dir());
         Ok(names)
     }
@@ -146,7 +146,7 @@ impl Vault {
     /// What the disk says.
     pub async fn prune(&self, storage: &str, retention: &Retention, now: Timestamp) -> Result<Pruned> {
         let (folder, retention) = (self.folder(storage)?, *retention);
-        spawn_blocking(move || prune(&folder, &retention, now)).await.map_err(broken)?
+        spawn_blocking(move || prune(&folder, &retention, now)).await.map_err(StorageError::broken_task)?
     }
 
     fn folder(&self, storage: &str) -> Result<PathBuf> {

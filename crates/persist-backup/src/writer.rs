@@ -8,7 +8,7 @@ use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::disk;
 use crate::entries::EntriesWriter;
-use crate::error::{broken, system};
+use crate::error::system;
 use crate::manifest::{self, Form, Manifest, Member};
 
 /// The file of a snapshot that is not in a form of its own.
@@ -65,7 +65,7 @@ impl SnapshotWriter {
             true => (Form::Entries, vec![self.finish_entries().await?]),
             false => (Form::Native, self.finish_files().await?),
         };
-        spawn_blocking(move || self.publish(&manifest)).await.map_err(broken)?
+        spawn_blocking(move || self.publish(&manifest)).await.map_err(StorageError::broken_task)?
     }
 
     fn publish(mut self, manifest: &Manifest) -> Result<PathBuf> {
@@ -86,7 +86,7 @@ impl SnapshotWriter {
             return Err(StorageError::new(ErrorKind::Internal, "nobody writes the entries of the snapshot"));
         };
         drop(sender);
-        task.await.map_err(broken)?
+        task.await.map_err(StorageError::broken_task)?
     }
 
     async fn finish_files(&mut self) -> Result<Vec<Member>> {
@@ -100,7 +100,7 @@ impl SnapshotWriter {
             members.sort_by(|a, b| a.name.cmp(&b.name));
             Ok(members)
         });
-        task.await.map_err(broken)?
+        task.await.map_err(StorageError::broken_task)?
     }
 
     /// Hands the batch to the thread that writes.
@@ -117,7 +117,7 @@ impl SnapshotWriter {
         }
         // It ended before its time, and knows why.
         match self.entries.take() {
-            Some((_, task)) => task.await.map_err(broken)?.map(drop),
+            Some((_, task)) => task.await.map_err(StorageError::broken_task)?.map(drop),
             None => Ok(()),
         }
     }

@@ -152,6 +152,12 @@ impl StorageError {
         error
     }
 
+    /// A task or thread that did not come to its end: it panicked, or the runtime was shut down.
+    pub fn broken_task(error: impl Error + Send + Sync + 'static) -> Self {
+        let message = format!("the task that does the work ended before its time: {error}");
+        Self::new(ErrorKind::Internal, message).with_source(error)
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -20,7 +20,7 @@ use crate::place::Place;
 use crate::root::Root;
 use crate::session::{CONTROL, in_use};
 use crate::stage::Staged;
-use crate::storage::{FileStorage, broken, describe};
+use crate::storage::{FileStorage, describe};
 use crate::writer::{Answer, Caller, Step, Writer};
 
 /// How many bytes of values, and how many values, are given their names with one turn of the commit lock.
@@ -45,7 +45,7 @@ pub(crate) async fn restore(
     let path = context.resolve(&config.base_path);
     let (timeout, group_readable) = (config.lock_timeout.0, config.group_readable);
     let begun = spawn_blocking(move || Site::prepare(descriptor, &path, timeout, group_readable)).await;
-    let site = begun.map_err(|error| broken("restore", error))??;
+    let site = begun.map_err(|error| StorageError::broken_task(error).with_operation("restore"))??;
     let build = FileConfig { base_path: site.building.clone(), durability: Durability::Relaxed, ..config };
     let storage =
         FileStorage::open(name, build, &OpenContext { base: PathBuf::new(), ..context.clone() }).await?;
@@ -54,7 +54,8 @@ pub(crate) async fn restore(
     drop(storage);
     let mut restored = filled.and_then(|restored| closed.map(|()| restored))?;
     let exchanged = spawn_blocking(move || site.exchange()).await;
-    restored.kept = exchanged.map_err(|error| broken("restore", error))??;
+    restored.kept =
+        exchanged.map_err(|error| StorageError::broken_task(error).with_operation("restore"))??;
     Ok(restored)
 }
 

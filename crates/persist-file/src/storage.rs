@@ -73,7 +73,7 @@ impl FileStorage {
                 }
             }
         });
-        opened.await.unwrap_or_else(|error| Err(broken("open", error)))
+        opened.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation("open")))
     }
 
     fn open_blocking(name: &str, mut config: FileConfig, context: &OpenContext) -> Result<Self> {
@@ -116,7 +116,7 @@ impl FileStorage {
         self.describe().admit_change(operation)?;
         let inner = Arc::clone(&self.inner);
         let turn = Arc::clone(&inner.turns).acquire_owned().await;
-        let turn = turn.map_err(|error| broken(operation, error))?;
+        let turn = turn.map_err(|error| StorageError::broken_task(error).with_operation(operation))?;
         // It may have been closed while this call waited for its turn.
         self.describe().admit_change(operation)?;
         let caller = Caller::default();
@@ -130,7 +130,7 @@ impl FileStorage {
                 }),
             }
         });
-        task.await.unwrap_or_else(|error| Err(broken(operation, error)))
+        task.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation(operation)))
     }
 
     pub(crate) fn ending(&self) -> &Watchers {
@@ -145,12 +145,12 @@ impl FileStorage {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         let turn = Arc::clone(&inner.reads).acquire_owned().await;
-        let turn = turn.map_err(|error| broken(operation, error))?;
+        let turn = turn.map_err(|error| StorageError::broken_task(error).with_operation(operation))?;
         let task = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             work(&inner.place)
         });
-        task.await.unwrap_or_else(|error| Err(broken(operation, error)))
+        task.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation(operation)))
     }
 
     /// Stages some values side by side, then gives all of them their names with one turn of the lock.
@@ -223,14 +223,6 @@ fn deleted(place: &Place, answer: Answer) -> Result<bool> {
 
 fn no_answer(place: &Place, operation: &'static str) -> StorageError {
     place.descriptor.error(ErrorKind::Internal, operation, "a change got no answer")
-}
-
-pub(crate) fn broken(
-    operation: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> StorageError {
-    let message = format!("the task that does the work ended before its time: {error}");
-    StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
 }
 
 pub(crate) fn describe(name: &str, config: &FileConfig, context: &OpenContext) -> Descriptor {
@@ -480,7 +472,7 @@ impl BaseStorage for FileStorage {
             // Whoever has a turn finishes; nobody gets another one.
             let all = u32::try_from(CHANGES).unwrap_or(u32::MAX);
             let ended = self.inner.turns.acquire_many(all).await;
-            drop(ended.map_err(|error| broken("close", error))?);
+            drop(ended.map_err(|error| StorageError::broken_task(error).with_operation("close"))?);
         }
         Ok(())
     }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Failed, Trial};
 use persist_core::{
     Backend, BaseStorage, Entry, ErrorKind, HumanDuration, Key, OpenContext, Restored, Result,
-    SnapshotSource, StorageError, StorageExt, StoreItem, StoreOptions, Value, async_trait,
+    SnapshotSource, StorageExt, StoreItem, StoreOptions, Value,
 };
 use persist_file::{FileBackend, FileConfig, FileStorage};
-use persist_testkit::{TestSnapshot, hostile};
+use persist_testkit::{FailingSource, HeldSource, TestSnapshot, hostile};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -158,31 +158,16 @@ async fn open_storage() {
     assert_eq!(beside(&path), Vec::<PathBuf>::new());
 }
 
-/// Gives some entries, then fails or takes forever.
-struct Failing(TestSnapshot, Option<ErrorKind>);
-
-#[async_trait]
-impl SnapshotSource for Failing {
-    async fn next(&mut self) -> Result<Option<(Key, Entry)>> {
-        match (self.0.next().await?, self.1) {
-            (Some(entry), _) => Ok(Some(entry)),
-            (None, Some(kind)) => Err(StorageError::new(kind, "the source failed")),
-            (None, None) => std::future::pending().await,
-        }
-    }
-
-    fn file(&self, _: &str) -> Option<PathBuf> {
-        None
-    }
-}
-
 async fn failing_source() {
     let place = TempDir::new().unwrap();
     let path = place.path().join("docs");
     let expected = filled(&path).await;
-    let mut failing = Failing(TestSnapshot::of(expected[..30].to_vec()), Some(ErrorKind::Corruption));
+    let mut failing = FailingSource {
+        entries: TestSnapshot::of(expected[..30].to_vec()),
+        failure: Some(ErrorKind::Corruption),
+    };
     assert_eq!(restore(&path, &mut failing).await.unwrap_err().kind(), ErrorKind::Corruption);
-    let mut slow = Failing(TestSnapshot::of(expected[..30].to_vec()), None);
+    let mut slow = FailingSource { entries: TestSnapshot::of(expected[..30].to_vec()), failure: None };
     let dropped = tokio::time::timeout(Duration::from_millis(300), restore(&path, &mut slow)).await;
     assert!(dropped.is_err());
     let too_large = FileConfig { max_value: persist_core::ByteSize(1000), ..config(&path) };
@@ -213,19 +198,15 @@ async fn waiting_opener() {
     let place = TempDir::new().unwrap();
     let path = place.path().join("docs");
     let expected = filled(&path).await;
-    let source = Arc::new(tokio::sync::Notify::new());
-    let (go, restored) = (Arc::clone(&source), path.clone());
-    let wanted = expected.clone();
-    let task =
-        tokio::spawn(
-            async move { restore(&restored, &mut Slow(TestSnapshot::of(wanted), go)).await.unwrap() },
-        );
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (mut source, restored) = (HeldSource::of(expected.clone()), path.clone());
+    let (begun, go) = (Arc::clone(&source.asked), Arc::clone(&source.go));
+    let task = tokio::spawn(async move { restore(&restored, &mut source).await.unwrap() });
+    begun.notified().await;
     let (opened, patient) = (path.clone(), FileConfig::new(&path));
     let opener =
         tokio::spawn(async move { FileStorage::open("files", patient, &OpenContext::default()).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
-    source.notify_one();
+    go.notify_one();
     task.await.unwrap();
     let storage = opener.await.unwrap().unwrap();
     storage.put("written after the restore", &1).await.unwrap();
@@ -233,24 +214,6 @@ async fn waiting_opener() {
     drop(storage);
     let now = entries(&opened).await;
     assert_eq!(now.len(), expected.len() + 1, "what was written is in the new folder");
-}
-
-/// Waits before the first entry.
-struct Slow(TestSnapshot, Arc<tokio::sync::Notify>);
-
-#[async_trait]
-impl SnapshotSource for Slow {
-    async fn next(&mut self) -> Result<Option<(Key, Entry)>> {
-        if self.0.entries.len() > 60 {
-            self.1.notified().await;
-            self.1.notify_one();
-        }
-        self.0.next().await
-    }
-
-    fn file(&self, _: &str) -> Option<PathBuf> {
-        None
-    }
 }
 
 /// What the two states of the kill test hold.

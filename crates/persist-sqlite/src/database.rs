@@ -171,8 +171,16 @@ impl Database {
         match (self.access, role) {
             // Without a memory map: before each look at a mapped page SQLite searches the log, which is long here.
             (Access::ReadWrite, Role::Writer) => self.set_up_writer(connection),
-            _ => connection.pragma_update(None, "mmap_size", self.config.mmap_size.0.cast_signed()),
+            _ => self.set_up_reader(connection),
         }
+    }
+
+    /// SQLite checks the cells of a mapped page anew at each look, which takes a third of a read. What is read is checked
+    /// against its seal and checksum, and nothing is written here that a damaged page could spread to; the connection
+    /// that writes and those to an untrusted file check every cell.
+    fn set_up_reader(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.pragma_update(None, "cell_size_check", false)?;
+        connection.pragma_update(None, "mmap_size", self.config.mmap_size.0.cast_signed())
     }
 
     fn set_up_writer(&self, connection: &Connection) -> rusqlite::Result<()> {
@@ -284,6 +292,11 @@ impl Database {
             Ok(answer) => Err(self.refuse(descriptor, Mismatch::Altered(persist_core::escape(&answer)))),
             Err(error) => Err(self.refuse(descriptor, error.into())),
         }
+    }
+
+    /// SQLite only reads a file whose header asks for a newer way of writing.
+    pub(crate) fn forbids_writing(&self, descriptor: &Descriptor) -> persist_core::StorageError {
+        self.refuse(descriptor, Mismatch::Altered("its header says that it may only be read".to_owned()))
     }
 
     fn refuse(&self, descriptor: &Descriptor, mismatch: Mismatch) -> persist_core::StorageError {
@@ -514,7 +527,7 @@ pub(crate) fn sync_folder(folder: &Path) -> std::io::Result<()> {
 }
 
 /// The folder that a file lies in.
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),

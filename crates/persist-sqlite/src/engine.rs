@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use persist_core::{Descriptor, ErrorKind, Result, StorageError};
-use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::ErrorCode;
 use rusqlite::hooks::Wal;
+use rusqlite::{Connection, MAIN_DB};
 
 use crate::apply::Transaction;
 use crate::change::{Answer, Change};
@@ -71,6 +71,10 @@ impl Engine {
             return Err(descriptor.error(ErrorKind::Locked, "open", message));
         }
         database.check(&connection, descriptor)?;
+        // The rights to the file were looked at before, so that only its header can say so.
+        if connection.is_readonly(MAIN_DB).map_err(fail)? {
+            return Err(database.forbids_writing(descriptor));
+        }
         // That was the first read, which made the log. SQLite syncs its name too, but takes no notice if that fails.
         database.sync_folder().map_err(|error| system(descriptor, "open", "the folder of the log", error))?;
         connection.wal_hook(Some(note_log));
@@ -100,9 +104,16 @@ impl Engine {
         data_version(&self.connection).map_err(|error| sqlite(&self.descriptor, "watch", what, error))
     }
 
-    /// Makes changes, all in one transaction if none of them fails, and answers each.
-    pub(crate) fn commit(&mut self, changes: &[Change]) -> Vec<Result<Answer>> {
-        match self.together(changes) {
+    /// Makes changes, all in one transaction if none of them fails, and answers each. Once the first ones are made,
+    /// `more` is asked for others that may come along.
+    pub(crate) fn commit(
+        &mut self,
+        changes: &mut Vec<Change>,
+        more: &mut dyn FnMut() -> Option<Change>,
+    ) -> Vec<Result<Answer>> {
+        let made = self.together(changes, more);
+        let changes = changes.as_slice();
+        match made {
             Ok(answers) => answers,
             // One of them cannot be done: the others must not suffer from that.
             Err(Failure::Undone(error)) if changes.len() > 1 && !is_busy(&error) => {
@@ -119,11 +130,8 @@ impl Engine {
     /// A change in a transaction of its own; if its steps do not belong together, each of them.
     fn alone(&mut self, change: &Change) -> Result<Answer> {
         if change.together || change.steps.len() < 2 {
-            let change = std::slice::from_ref(change);
-            return match self.together(change) {
-                Ok(mut answers) => answers.pop().unwrap_or_else(|| Ok(Vec::new())),
-                Err(failure) => Err(self.failed(&change[0], failure)),
-            };
+            let answer = self.transaction(|transaction| transaction.apply(change));
+            return answer.unwrap_or_else(|failure| Err(self.failed(change, failure)));
         }
         Ok((0..change.steps.len()).map(|at| self.step_alone(change, at)).collect())
     }
@@ -133,9 +141,22 @@ impl Engine {
         answer.unwrap_or_else(|failure| Err(self.failed(change, failure)))
     }
 
-    fn together(&mut self, changes: &[Change]) -> std::result::Result<Vec<Result<Answer>>, Failure> {
+    fn together(
+        &mut self,
+        changes: &mut Vec<Change>,
+        more: &mut dyn FnMut() -> Option<Change>,
+    ) -> std::result::Result<Vec<Result<Answer>>, Failure> {
         let answers = self.transaction(|transaction| {
-            changes.iter().map(|change| transaction.apply(change)).collect::<rusqlite::Result<Vec<_>>>()
+            let mut answers = Vec::with_capacity(changes.len());
+            loop {
+                for change in &changes[answers.len()..] {
+                    answers.push(transaction.apply(change)?);
+                }
+                match more() {
+                    Some(change) => changes.push(change),
+                    None => return Ok(answers),
+                }
+            }
         })?;
         let count = changes.len() as u64;
         Report::count(&self.report.changes, count);
@@ -241,6 +262,19 @@ impl Engine {
         if pages >= self.due_at && self.report.failure().is_none() {
             let complete = self.checkpoint("passive").unwrap_or(false);
             self.due_at = if complete { self.log_limit } else { pages + self.log_limit };
+        }
+    }
+
+    /// Whether the log may hold something that is not in the database.
+    pub(crate) fn has_log(&self) -> bool {
+        LOG_PAGES.get() > 0
+    }
+
+    /// Copies the log into the database because there is nothing else to do.
+    pub(crate) fn checkpoint_at_rest(&mut self) {
+        if self.report.failure().is_none() && self.checkpoint("passive").unwrap_or(false) {
+            LOG_PAGES.set(0);
+            self.due_at = self.log_limit;
         }
     }
 

@@ -21,6 +21,7 @@
 //! databases are made with Unix calls).
 
 mod apply;
+mod bulk;
 mod change;
 mod config;
 mod database;

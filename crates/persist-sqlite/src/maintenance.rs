@@ -9,9 +9,9 @@ use rusqlite::{Connection, Row};
 use crate::database::Database;
 use crate::engine::Engine;
 use crate::error::{damage, sqlite};
-use crate::query::{self, QueryError, Reach};
+use crate::query::{self, QueryError};
 use crate::readers::Readers;
-use crate::row::{COLUMNS, EXTRA, RowError};
+use crate::row::{COLUMNS, EXTRA, Head, RowError};
 use crate::writer::Writer;
 
 /// How many expired entries are removed in one transaction; other changes have their turn between two of them.
@@ -206,14 +206,19 @@ fn check_value(
     report: &mut Verification,
 ) -> Result<(), (Option<Key>, QueryError)> {
     let key = query::key_of(row, EXTRA + 1).map_err(|error| (None, error))?;
-    match query::entry_of(row, key.as_bytes(), descriptor.now(), Reach::Patient) {
-        Ok(Some(entry)) => {
+    let checked =
+        Head::read(row, key.as_bytes()).and_then(|head| match head.metadata.is_expired(descriptor.now()) {
+            true => Ok(None),
+            false => head.value(row.get_ref(EXTRA)?).map(Some),
+        });
+    match checked {
+        Ok(Some(value)) => {
             report.checked += 1;
-            report.bytes += entry.metadata.size;
+            report.bytes += value.size();
             Ok(())
         }
         Ok(None) => Ok(()),
-        Err(error) => Err((Some(key), error)),
+        Err(error) => Err((Some(key), error.into())),
     }
 }
 

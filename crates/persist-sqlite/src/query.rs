@@ -8,10 +8,10 @@ use persist_core::{Entry, Key, Metadata, Page, Timestamp};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, MAIN_DB, Row, ToSql};
 
-use crate::row::{COLUMNS, EXTRA, Head, RowError};
+use crate::row::{COLUMNS, EXTRA, Head, RowError, reserved};
 
-/// Values up to this size are read and hashed on the caller's thread: about a hundred microseconds.
-const INLINE_BYTES: u64 = 256 << 10;
+/// Values up to this size are read, written and hashed on the caller's thread: about a hundred microseconds.
+pub(crate) const INLINE_BYTES: u64 = 256 << 10;
 
 /// So many keys are listed on the caller's thread.
 const INLINE_KEYS: usize = 128;
@@ -64,9 +64,12 @@ impl ToSql for Text<'_> {
 static SELECT_HEAD: LazyLock<String> =
     LazyLock::new(|| format!("SELECT {COLUMNS} FROM entries WHERE key = ?1"));
 
-/// The metadata and value of one key.
-static SELECT_ENTRY: LazyLock<String> =
-    LazyLock::new(|| format!("SELECT {COLUMNS}, value FROM entries WHERE key = ?1"));
+/// The metadata of one key, and the value unless it is a large one: SQLite puts a value together as soon as a row is
+/// asked for, and only then is it known whether it may be read here.
+static SELECT_ENTRY: LazyLock<String> = LazyLock::new(|| {
+    let value = format!("CASE WHEN size <= {INLINE_BYTES} THEN value END");
+    format!("SELECT {COLUMNS}, {value} FROM entries WHERE key = ?1")
+});
 
 /// A range of keys from the index, and the row of each. Written as a join, because SQLite would take the key from the
 /// index alone.
@@ -108,27 +111,17 @@ pub(crate) fn entry(
 ) -> Result<Option<Entry>, QueryError> {
     let mut statement = connection.prepare_cached(SELECT_ENTRY.as_str())?;
     let mut rows = statement.query([Text(key.as_bytes())])?;
-    match rows.next()? {
-        Some(row) => entry_of(row, key.as_bytes(), now, reach),
-        None => Ok(None),
-    }
-}
-
-/// The entry in a row of [`COLUMNS`] and the value; `None` if it has expired.
-pub(crate) fn entry_of(
-    row: &Row<'_>,
-    key: &[u8],
-    now: Timestamp,
-    reach: Reach,
-) -> Result<Option<Entry>, QueryError> {
-    let head = Head::read(row, key)?;
+    let Some(row) = rows.next()? else { return Ok(None) };
+    let head = Head::read(row, key.as_bytes())?;
     if head.metadata.is_expired(now) {
         return Ok(None);
     }
-    if reach == Reach::Inline && head.metadata.size > INLINE_BYTES {
-        return Err(QueryError::TooLong);
-    }
-    let value = head.value(row.get_ref(EXTRA)?)?;
+    let value = match (head.metadata.size <= INLINE_BYTES, reach) {
+        (true, _) => head.value(row.get_ref(EXTRA)?)?,
+        (false, Reach::Inline) => return Err(QueryError::TooLong),
+        // The row is still held, so this is the same view of the database.
+        (false, Reach::Patient) => head.checked(part(connection, &head, 0..head.metadata.size)?)?,
+    };
     Ok(Some(Entry { value, metadata: head.metadata }))
 }
 
@@ -166,7 +159,8 @@ fn part(connection: &Connection, head: &Head, range: Range<u64>) -> Result<Bytes
     }
     let start = usize::try_from(range.start).map_err(|_| cut())?;
     let len = usize::try_from(range.end - range.start).map_err(|_| cut())?;
-    let mut buffer = vec![0; len];
+    let mut buffer = reserved(len)?;
+    buffer.resize(len, 0);
     blob.read_at_exact(&mut buffer, start)?;
     Ok(buffer.into())
 }

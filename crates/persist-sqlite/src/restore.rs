@@ -19,11 +19,11 @@ use rustix::io::Errno;
 use tokio::task::spawn_blocking;
 
 use crate::config::{Durability, SqliteConfig};
-use crate::database::{beside, harden, identity, make_folders, rename_new, sync_folder, uri};
+use crate::database::{beside, folder_of, harden, identity, make_folders, rename_new, sync_folder, uri};
 use crate::error::{kind_of, sqlite, system};
 use crate::schema::{self, Mismatch};
 use crate::snapshot::{FILE, check_copy};
-use crate::storage::{SqliteStorage, broken, describe};
+use crate::storage::{SqliteStorage, describe};
 
 /// How long to wait for those who have the database open only for a moment.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -62,7 +62,9 @@ pub(crate) async fn restore(
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    spawn_blocking(work).await.unwrap_or_else(|error| Err(broken("restore", error)))
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation("restore")))
 }
 
 /// Makes a new database of the entries of a snapshot.
@@ -110,7 +112,7 @@ impl Site {
         // A link to the database is the operator's: what it leads to is replaced, not the link.
         let live = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let fail = |what: &str, error| system(&descriptor, "restore", what, error);
-        make_folders(parent(&live)).map_err(|error| fail("its folder cannot be made", error))?;
+        make_folders(folder_of(&live)).map_err(|error| fail("its folder cannot be made", error))?;
         let room = Room::lock(&descriptor, beside(&live, ".restoring"))?;
         room.empty().map_err(|error| fail("what another restore left cannot be removed", error))?;
         let (old, highest) = hold(&descriptor, &live)?;
@@ -160,7 +162,7 @@ impl Site {
             None => self.appear(),
         };
         moved?;
-        let folder = parent(&self.live);
+        let folder = folder_of(&self.live);
         sync_folder(folder)
             .map_err(|error| self.failed("the exchange cannot be forced to the disk", error))?;
         Ok(self.old.is_some().then(|| self.kept.clone()))
@@ -171,7 +173,7 @@ impl Site {
             self.failed("the old database, which was not touched, cannot be given a second name", error)
         })?;
         let renamed = remove_logs(&self.live)
-            .and_then(|()| sync_folder(parent(&self.live)))
+            .and_then(|()| sync_folder(folder_of(&self.live)))
             .and_then(|()| std::fs::rename(&self.new, &self.live));
         renamed.map_err(|error| self.failed("the new database cannot take the place of the old one", error))
     }
@@ -185,7 +187,7 @@ impl Site {
             }
         }
         std::fs::hard_link(&self.live, &self.kept)?;
-        sync_folder(parent(&self.live))
+        sync_folder(folder_of(&self.live))
     }
 
     fn appear(&self) -> Result<()> {
@@ -252,10 +254,6 @@ fn writable() -> OpenFlags {
         | OpenFlags::SQLITE_OPEN_READ_WRITE
 }
 
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
 /// A name that cannot collide: two restores in one millisecond differ by chance.
 fn token(descriptor: &Descriptor) -> String {
     let time: String = descriptor.now().to_string().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
@@ -276,7 +274,7 @@ fn forget_links(live: &Path) {
     let here = identity(live);
     let mut prefix: OsString = live.file_name().unwrap_or_default().to_owned();
     prefix.push(".before-restore-");
-    for entry in std::fs::read_dir(parent(live)).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(folder_of(live)).into_iter().flatten().flatten() {
         let path = entry.path();
         let ours = entry.file_name().as_encoded_bytes().starts_with(prefix.as_encoded_bytes());
         if ours && identity(&path) == here && !LOGS.iter().any(|log| beside(&path, log).exists()) {

@@ -17,21 +17,15 @@ use crate::database::Database;
 use crate::engine::again;
 use crate::error::{damage, sqlite};
 use crate::maintenance;
-use crate::query::{self, Listing, QueryError, Reach};
+use crate::query::{self, INLINE_BYTES, Listing, QueryError, Reach};
 use crate::readers::Readers;
 use crate::restore::restore;
 use crate::row::RowError;
 use crate::snapshot::open_snapshot;
 use crate::writer::Writer;
 
-/// Values up to this size are hashed on the caller's thread.
-const INLINE_BYTES: u64 = 256 << 10;
-
-/// How many values of a `store_many` or `delete_many` share a transaction, and of a `retrieve_many` a thread.
+/// How many keys of a `delete_many` share a transaction, and of a `retrieve_many` a thread.
 const BATCH: usize = 4096;
-
-/// How many bytes of values of a `store_many` share a transaction.
-const BATCH_BYTES: u64 = 16 << 20;
 
 /// A SQLite database as a storage. Cloning gives another handle on the same one.
 #[derive(Clone, Debug)]
@@ -58,7 +52,7 @@ impl SqliteStorage {
     pub async fn open(name: &str, config: SqliteConfig, context: &OpenContext) -> Result<Self> {
         let (name, context) = (name.to_owned(), context.clone());
         let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&name, config, &context));
-        opened.await.unwrap_or_else(|error| Err(broken("open", error)))
+        opened.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation("open")))
     }
 
     fn open_blocking(name: &str, mut config: SqliteConfig, context: &OpenContext) -> Result<Self> {
@@ -133,11 +127,11 @@ impl SqliteStorage {
     ) -> Result<T> {
         let inner = Arc::clone(&self.inner);
         let task = tokio::task::spawn_blocking(move || work(&inner));
-        task.await.unwrap_or_else(|error| Err(broken(operation, error)))
+        task.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation(operation)))
     }
 
     /// Prepares steps: on this thread if there is little to hash.
-    async fn prepare(
+    pub(crate) async fn prepare(
         &self,
         operation: &'static str,
         bytes: u64,
@@ -147,27 +141,6 @@ impl SqliteStorage {
             return Ok(prepare(self.describe()));
         }
         self.patient(operation, move |inner| Ok(prepare(&inner.descriptor))).await
-    }
-
-    /// Stores values that were admitted, each on its own, in one transaction.
-    async fn store_batch(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        let count = items.len();
-        let bytes = items.iter().map(|item| item.value.size()).sum();
-        let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
-        let stored = async {
-            let draft = |descriptor: &Descriptor| {
-                items.into_iter().map(|item| Step::Put(Box::new(Draft::new(descriptor, item)))).collect()
-            };
-            let steps = self.prepare("store", bytes, draft).await?;
-            self.writer("store")?.change(Change { operation: "store", steps, together: false }).await
-        };
-        match stored.await {
-            Ok(answers) => {
-                let named = keys.iter().zip(answers);
-                named.map(|(key, answer)| answer.and_then(stored_of).map_err(|e| e.with_key(key))).collect()
-            }
-            Err(error) => (0..count).map(|at| Err(again(&error, "store").with_key(&keys[at]))).collect(),
-        }
     }
 }
 
@@ -209,19 +182,11 @@ impl Inner {
     }
 }
 
-pub(crate) fn broken(
-    operation: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> StorageError {
-    let message = format!("the task that does the work ended before its time: {error}");
-    StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
-}
-
 fn unexpected(done: &Done) -> StorageError {
     StorageError::new(ErrorKind::Internal, format!("a change got the answer of another: {done:?}"))
 }
 
-fn stored_of(done: Done) -> Result<Metadata> {
+pub(crate) fn stored_of(done: Done) -> Result<Metadata> {
     match done {
         Done::Stored(metadata) => Ok(metadata),
         other => Err(unexpected(&other)),
@@ -326,26 +291,7 @@ impl BaseStorage for SqliteStorage {
     }
 
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        let mut results = Vec::with_capacity(items.len());
-        let (mut batch, mut refused, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut items = items.into_iter().peekable();
-        while let Some(item) = items.next() {
-            match self.describe().admit_store(&item.key, &item.value, &item.options) {
-                Ok(()) => {
-                    bytes += item.value.size();
-                    batch.push(item);
-                }
-                Err(error) => refused.push((results.len() + batch.len() + refused.len(), error)),
-            }
-            if batch.len() == BATCH || bytes >= BATCH_BYTES || items.peek().is_none() {
-                results.extend(self.store_batch(std::mem::take(&mut batch)).await);
-                for (at, error) in refused.drain(..) {
-                    results.insert(at, Err(error));
-                }
-                bytes = 0;
-            }
-        }
-        results
+        self.store_in_batches(items).await
     }
 
     async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {

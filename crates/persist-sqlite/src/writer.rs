@@ -6,11 +6,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use persist_core::{Descriptor, ErrorKind, Result, StorageError, Watchers};
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::change::{Answer, Change, Done};
 use crate::database::Database;
@@ -22,10 +24,16 @@ use crate::watching::tell;
 const QUEUE: usize = 1024;
 
 /// A transaction takes no more changes once it holds so many bytes.
-const TRANSACTION_BYTES: u64 = 16 << 20;
+pub(crate) const TRANSACTION_BYTES: u64 = 32 << 20;
+
+/// After so long without a change the log is copied into the database: reading is cheaper when it is empty.
+const IDLE: Duration = Duration::from_secs(1);
 
 type Reply<T> = oneshot::Sender<T>;
 type Task = Box<dyn FnOnce(&mut Engine) + Send>;
+
+/// A change and who waits for it.
+type Call = (Change, Reply<Result<Answer>>);
 
 enum Job {
     Change(Change, Reply<Result<Answer>>),
@@ -103,9 +111,12 @@ impl Writer {
         let report = Arc::new(Report::default());
         let engine = Engine::open(database, descriptor, &report)?;
         let (queue, jobs) = mpsc::channel(QUEUE);
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(|error| {
+            crate::error::system(descriptor, "open", "the clock of the thread that writes", error)
+        })?;
         thread::Builder::new()
             .name("persist-sqlite-writer".to_owned())
-            .spawn(move || run(engine, jobs, watchers))
+            .spawn(move || run(engine, jobs, clock, watchers))
             .map_err(|error| crate::error::system(descriptor, "open", "the thread that writes", error))?;
         Ok(Self { queue, descriptor: Arc::clone(descriptor), report })
     }
@@ -180,53 +191,106 @@ impl Batch {
         self.replies.push(reply);
     }
 
-    fn commit(&mut self, engine: &mut Engine, watchers: &Watchers) {
-        let batch = std::mem::take(self);
-        if batch.changes.is_empty() {
-            return;
+    /// Commits what is in it, and what comes from `more` meanwhile; how many calls that answered.
+    fn commit(
+        &mut self,
+        engine: &mut Engine,
+        watchers: &Watchers,
+        mut more: impl FnMut(usize, u64) -> Option<Call>,
+    ) -> usize {
+        let Self { mut changes, mut replies, mut weight } = std::mem::take(self);
+        if changes.is_empty() {
+            return 0;
         }
-        let answers = engine.commit(&batch.changes);
-        tell(watchers, &batch.changes, &answers);
-        for (reply, answer) in batch.replies.into_iter().zip(answers) {
+        let mut company = || {
+            let (change, reply) = more(replies.len(), weight)?;
+            weight += change.weight();
+            replies.push(reply);
+            Some(change)
+        };
+        let answers = engine.commit(&mut changes, &mut company);
+        tell(watchers, &changes, &answers);
+        let answered = replies.len();
+        for (reply, answer) in replies.into_iter().zip(answers) {
             // Whoever does not wait any more has no use for the answer.
             let _ = reply.send(answer);
         }
+        answered
     }
 }
 
-fn run(mut engine: Engine, mut queue: mpsc::Receiver<Job>, watchers: Watchers) {
-    let mut closing = Vec::new();
+fn run(mut engine: Engine, queue: mpsc::Receiver<Job>, clock: Runtime, watchers: Watchers) {
+    let mut waiting = Waiting { queue, clock, held: None };
+    let (mut closing, mut jobs) = (Vec::new(), Vec::new());
     let mut batch = Batch::default();
     let mut gathering = Gathering::default();
-    while let Some(first) = queue.blocking_recv() {
-        gathering.wait(|| queue.len() + 1);
+    while let Some(first) = waiting.next(&mut engine) {
         let begun = Instant::now();
-        let mut next = Some(first);
-        let mut count = 0;
-        while let Some(job) = next {
+        jobs.push(first);
+        jobs.extend(std::iter::from_fn(|| waiting.queue.try_recv().ok()).take(QUEUE - 1));
+        for job in jobs.drain(..) {
             match job {
                 Job::Change(change, reply) => batch.push(change, reply),
                 Job::Task(task) => {
-                    batch.commit(&mut engine, &watchers);
+                    batch.commit(&mut engine, &watchers, |_, _| None);
                     task(&mut engine);
                 }
                 Job::Close(reply) => {
-                    queue.close();
+                    waiting.queue.close();
                     closing.push(reply);
                 }
             }
             if batch.weight >= TRANSACTION_BYTES {
-                batch.commit(&mut engine, &watchers);
+                batch.commit(&mut engine, &watchers, |_, _| None);
             }
-            count += 1;
-            next = if count < QUEUE { queue.try_recv().ok() } else { None };
         }
-        batch.commit(&mut engine, &watchers);
-        gathering.note(count, queue.len(), begun.elapsed());
+        let answered =
+            batch.commit(&mut engine, &watchers, |count, weight| match weight < TRANSACTION_BYTES {
+                true => waiting.more(count, &mut gathering),
+                false => None,
+            });
+        gathering.note(answered, waiting.queue.len(), begun.elapsed());
         engine.checkpoint_if_due();
     }
     let mut ended = Some(engine.close());
     for reply in closing {
         let _ = reply.send(ended.take().unwrap_or(Ok(())));
+    }
+}
+
+/// The queue, and a clock to wait by.
+struct Waiting {
+    queue: mpsc::Receiver<Job>,
+    clock: Runtime,
+    /// What came while a commit gathered company, and cannot be part of it.
+    held: Option<Job>,
+}
+
+impl Waiting {
+    /// What comes next; `None`: nothing will. If it takes its time, the log is copied into the database meanwhile.
+    fn next(&mut self, engine: &mut Engine) -> Option<Job> {
+        if self.held.is_some() {
+            return self.held.take();
+        }
+        if engine.has_log() && self.queue.is_empty() {
+            match self.clock.block_on(async { timeout(IDLE, self.queue.recv()).await }) {
+                Ok(job) => return job,
+                Err(_) => engine.checkpoint_at_rest(),
+            }
+        }
+        self.queue.blocking_recv()
+    }
+
+    /// Another change for a commit that has so many; waits a moment for those who are about to come.
+    fn more(&mut self, count: usize, gathering: &mut Gathering) -> Option<Call> {
+        while count < QUEUE && self.held.is_none() {
+            match self.queue.try_recv() {
+                Ok(Job::Change(change, reply)) => return Some((change, reply)),
+                Ok(other) => self.held = Some(other),
+                Err(_) if gathering.expects(count) => thread::yield_now(),
+                Err(_) => break,
+            }
+        }
+        None
     }
 }

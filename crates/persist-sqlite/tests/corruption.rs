@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     if let Ok(job) = std::env::var(WORKER) {
         return worker(&job);
     }
-    let tests: [(&str, Test); 13] = [
+    let tests: [(&str, Test); 14] = [
         ("damage_in_the_file", || damage("file")),
         ("damage_in_the_log", || damage("log")),
         ("damage_in_both", || damage("both")),
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         ("a_query_that_never_ends", endless_view),
         ("another_program_s_database_is_left_alone", foreign_database),
         ("a_newer_format_is_refused_by_name", newer_format),
+        ("a_header_that_forbids_writing", forbidden_writing),
         ("an_untrusted_file_is_checked_first", untrusted_file),
         ("the_version_of_sqlite_is_known", known_version),
     ];
@@ -606,6 +607,22 @@ fn newer_format() -> Result<(), Failed> {
          VALUES ('persist', '9.0.0', 'later', 'up', hex(zeroblob(32)), 1);",
     );
     assert_refused(&path, ErrorKind::Unsupported, "9.0.0");
+    Ok(())
+}
+
+/// Byte 18 of the header is the version of the format for writing; SQLite only reads what is newer than it knows.
+fn forbidden_writing() -> Result<(), Failed> {
+    let (_place, path) = altered("");
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[18] = 0x82;
+    std::fs::write(&path, bytes).unwrap();
+    let error = runtime().block_on(open(&path)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corruption, "{error}");
+    assert!(error.message().contains("only be read") && error.message().contains("main.db"), "{error}");
+    runtime().block_on(async {
+        let storage = open_with(SqliteConfig::new(&path).read_only()).await.unwrap();
+        assert_eq!(storage.get::<String>("a").await.unwrap().as_deref(), Some("first"));
+    });
     Ok(())
 }
 

@@ -11,8 +11,8 @@ use std::time::Duration;
 use libtest_mimic::{Arguments, Trial};
 use persist_core::{
     Backend, BaseStorage, Consistency, Entry, ErrorKind, HumanDuration, Key, ListOptions, OpenContext,
-    Operation, Restored, Result, SnapshotSink, SnapshotSource, StorageError, StorageExt, StoreItem,
-    StoreOptions, Value, async_trait,
+    Operation, Restored, Result, SnapshotSink, SnapshotSource, StorageExt, StoreItem, StoreOptions, Value,
+    async_trait,
 };
 use persist_sqlite::{SqliteBackend, SqliteConfig, SqliteStorage};
 use persist_testkit::crash::protocol::Line;
@@ -20,7 +20,7 @@ use persist_testkit::crash::record::Record;
 use persist_testkit::crash::replay::Replay;
 use persist_testkit::crash::sweep::{Phase, Sweep};
 use persist_testkit::crash::{self, Subject};
-use persist_testkit::{TestSnapshot, hostile};
+use persist_testkit::{FailingSource, HeldSource, TestSnapshot, hostile};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -229,32 +229,17 @@ async fn open_database() {
     restore(&path, &mut snapshot).await.unwrap();
 }
 
-/// Gives some entries, then fails or takes forever.
-struct Failing(TestSnapshot, Option<ErrorKind>);
-
-#[async_trait]
-impl SnapshotSource for Failing {
-    async fn next(&mut self) -> Result<Option<(Key, Entry)>> {
-        match (self.0.next().await?, self.1) {
-            (Some(entry), _) => Ok(Some(entry)),
-            (None, Some(kind)) => Err(StorageError::new(kind, "the source failed")),
-            (None, None) => std::future::pending().await,
-        }
-    }
-
-    fn file(&self, _: &str) -> Option<PathBuf> {
-        None
-    }
-}
-
 async fn failing_source() {
     let place = TempDir::new().unwrap();
     let path = place.path().join("main.db");
     let expected = filled(&path).await;
-    let mut failing = Failing(TestSnapshot::of(expected[..30].to_vec()), Some(ErrorKind::Corruption));
+    let mut failing = FailingSource {
+        entries: TestSnapshot::of(expected[..30].to_vec()),
+        failure: Some(ErrorKind::Corruption),
+    };
     assert_eq!(restore(&path, &mut failing).await.unwrap_err().kind(), ErrorKind::Corruption);
     assert_eq!(beside(&path), Vec::<PathBuf>::new());
-    let mut slow = Failing(TestSnapshot::of(expected[..30].to_vec()), None);
+    let mut slow = FailingSource { entries: TestSnapshot::of(expected[..30].to_vec()), failure: None };
     let dropped = tokio::time::timeout(Duration::from_millis(300), restore(&path, &mut slow)).await;
     assert!(dropped.is_err());
     assert!(entries(&path).await == expected);
@@ -341,31 +326,12 @@ async fn foreign_database() {
     assert!(std::fs::read(&foreign).unwrap() == before);
 }
 
-/// Waits before the first entry.
-struct Slow(TestSnapshot, Arc<tokio::sync::Notify>, Arc<tokio::sync::Notify>);
-
-#[async_trait]
-impl SnapshotSource for Slow {
-    async fn next(&mut self) -> Result<Option<(Key, Entry)>> {
-        if self.0.entries.len() > 60 {
-            self.1.notify_one();
-            self.2.notified().await;
-            self.2.notify_one();
-        }
-        self.0.next().await
-    }
-
-    fn file(&self, _: &str) -> Option<PathBuf> {
-        None
-    }
-}
-
 async fn waiting_opener() {
     let place = TempDir::new().unwrap();
     let path = place.path().join("main.db");
     let expected = filled(&path).await;
-    let (begun, go) = (Arc::new(tokio::sync::Notify::new()), Arc::new(tokio::sync::Notify::new()));
-    let mut source = Slow(TestSnapshot::of(expected.clone()), Arc::clone(&begun), Arc::clone(&go));
+    let mut source = HeldSource::of(expected.clone());
+    let (begun, go) = (Arc::clone(&source.asked), Arc::clone(&source.go));
     let target = path.clone();
     let task = tokio::spawn(async move { restore(&target, &mut source).await.unwrap() });
     begun.notified().await;

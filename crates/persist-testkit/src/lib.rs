@@ -30,4 +30,4 @@ mod snapshot;
 pub mod strategies;
 
 pub use harness::{Harness, Variant, Wrapped};
-pub use snapshot::TestSnapshot;
+pub use snapshot::{FailingSource, HeldSource, TestSnapshot};

@@ -2,6 +2,7 @@
 
 mod backup;
 mod bench;
+mod compact;
 mod completions;
 mod config;
 mod cp;
@@ -26,7 +27,7 @@ use clap::Subcommand;
 
 use crate::address::Stored;
 use crate::app::App;
-use crate::exit::Result;
+use crate::exit::{Failure, Result};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -46,6 +47,7 @@ pub(crate) enum Verb {
     Snapshots(snapshots::Snapshots),
     Restore(restore::Restore),
     Verify(verify::Verify),
+    Compact(compact::Compact),
     Stats(stats::Stats),
     Health(health::Health),
     Stores(stores::Stores),
@@ -73,6 +75,7 @@ impl Verb {
             Self::Snapshots(verb) => verb.run(app).await,
             Self::Restore(verb) => verb.run(app).await,
             Self::Verify(verb) => verb.run(app).await,
+            Self::Compact(verb) => verb.run(app).await,
             Self::Stats(verb) => verb.run(app).await,
             Self::Health(verb) => verb.run(app).await,
             Self::Stores(verb) => verb.run(app).await,
@@ -81,6 +84,28 @@ impl Verb {
             Self::Completions(verb) => verb.run(app),
         }
     }
+}
+
+/// Asks each of the storages named, or every one of the configuration. One that fails is reported and does not hide the
+/// others; the first failure is the exit code.
+async fn each(app: &App, named: &[Stored], ask: impl AsyncFn(&Stored) -> Result<()>) -> Result<()> {
+    let addresses = if named.is_empty() { all_storages(app)? } else { named.to_vec() };
+    let mut result = Ok(());
+    for address in &addresses {
+        match ask(address).await {
+            Ok(()) => {}
+            Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
+            // Asked about all, one that does not exist yet has nothing to tell.
+            Err(failure) if named.is_empty() && failure.is_absence() => {
+                app.console.note(&failure.to_string());
+            }
+            Err(failure) => {
+                app.console.fail(&failure);
+                result = result.and(Err(Failure::Reported(failure.exit())));
+            }
+        }
+    }
+    result
 }
 
 /// The address of every storage of the configuration, in its order.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::address::Stored;
 use crate::app::App;
-use crate::exit::{Failure, Result};
+use crate::exit::Result;
 use crate::storages::Access;
 use crate::text::{count, size};
 
@@ -21,22 +21,11 @@ pub(crate) struct Stats {
 
 impl Stats {
     pub(crate) async fn run(self, app: &App) -> Result<()> {
-        let is_all = self.addresses.is_empty();
-        let addresses = if is_all { super::all_storages(app)? } else { self.addresses };
-        let mut result = Ok(());
-        for address in &addresses {
-            match ask(app, address).await {
-                Ok((name, figures)) => show(app, &name, &figures)?,
-                // Asked about all, one that does not exist yet has no figures.
-                Err(failure) if is_all && failure.is_absence() => app.console.note(&failure.to_string()),
-                // One that cannot tell does not hide the others.
-                Err(failure) => {
-                    app.console.fail(&failure);
-                    result = result.and(Err(Failure::Reported(failure.exit())));
-                }
-            }
-        }
-        result
+        super::each(app, &self.addresses, async |address| {
+            let (name, figures) = ask(app, address).await?;
+            show(app, &name, &figures)
+        })
+        .await
     }
 }
 

@@ -28,24 +28,7 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) async fn run(self, app: &App) -> Result<()> {
-        let addresses =
-            if self.addresses.is_empty() { super::all_storages(app)? } else { self.addresses.clone() };
-        let mut result = Ok(());
-        for address in &addresses {
-            match self.one(app, address).await {
-                Ok(()) => {}
-                Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
-                // Asked about all, one that does not exist yet has nothing that could be damaged.
-                Err(failure) if self.addresses.is_empty() && failure.is_absence() => {
-                    app.console.note(&failure.to_string());
-                }
-                Err(failure) => {
-                    app.console.fail(&failure);
-                    result = result.and(Err(Failure::Reported(failure.exit())));
-                }
-            }
-        }
-        result
+        super::each(app, &self.addresses, async |address| self.one(app, address).await).await
     }
 
     async fn one(&self, app: &App, address: &Stored) -> Result<()> {

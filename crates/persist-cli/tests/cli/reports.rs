@@ -52,6 +52,23 @@ fn stats_show_what_the_backend_counts() {
 }
 
 #[test]
+fn compacting_removes_what_has_expired_and_makes_nothing() {
+    let desk = Desk::new();
+    desk.ok("put main:gone --value v --ttl 1ms");
+    desk.ok("put main:stays --value v");
+    std::thread::sleep(std::time::Duration::from_millis(5));
+    let row = desk.ok("--json compact main").object();
+    assert_eq!((row["storage"].as_str(), row["expired"].as_u64()), (Some("main"), Some(1)));
+    let text = desk.ok("compact main");
+    assert!(text.text().starts_with("main: 0 expired values removed, "), "{}", text.text());
+    let run = desk.say("compact other");
+    assert_eq!(run.code, 3, "{}", run.err);
+    let all = desk.ok("compact");
+    assert!(all.err.contains("other"), "{}", all.err);
+    assert!(!desk.path("data/other").exists(), "a storage that is not there is not made");
+}
+
+#[test]
 fn a_benchmark_measures_and_cleans_up() {
     let desk = Desk::new();
     desk.ok("put main:k --value v");
