@@ -11,6 +11,8 @@ use crate::desk::Desk;
 struct Watcher {
     child: Child,
     out: BufReader<ChildStdout>,
+    /// What was told last.
+    last: Option<(String, String)>,
 }
 
 impl Watcher {
@@ -22,7 +24,7 @@ impl Watcher {
         BufReader::new(child.stderr.take().unwrap()).read_line(&mut note).unwrap();
         assert!(note.starts_with("watching "), "{note}");
         let out = BufReader::new(child.stdout.take().unwrap());
-        Self { child, out }
+        Self { child, out, last: None }
     }
 
     fn line(&mut self) -> String {
@@ -31,11 +33,18 @@ impl Watcher {
         line.trim_end().to_owned()
     }
 
-    /// Word after word: the event and the key.
-    fn event(&mut self) -> (String, String) {
-        let line = self.line();
-        let words: Vec<&str> = line.split_whitespace().collect();
-        (words[0].to_owned(), words[words.len() - 1].to_owned())
+    /// Reads on until an event and a key are told; only what was told last may come between, for an event may come twice.
+    fn expect(&mut self, event: &str, key: &str) {
+        loop {
+            let line = self.line();
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let told = (words[0].to_owned(), words[words.len() - 1].to_owned());
+            if told == (event.to_owned(), key.to_owned()) {
+                self.last = Some(told);
+                return;
+            }
+            assert_eq!(Some(told), self.last, "{event} {key} was expected");
+        }
     }
 }
 
@@ -46,22 +55,17 @@ impl Drop for Watcher {
     }
 }
 
-fn told(event: &str, key: &str) -> (String, String) {
-    (event.to_owned(), key.to_owned())
-}
-
 /// Stores and deletes while somebody watches.
 fn changes_are_shown(desk: &Desk) {
     desk.ok("put main:people/ada --value 1");
-    let mut watcher = Watcher::new(desk, "main:people/ --limit 3");
+    let mut watcher = Watcher::new(desk, "main:people/");
     desk.ok("put main:other --value 1");
     desk.ok("put main:people/bob --value 22");
-    assert_eq!(watcher.event(), told("stored", "people/bob"));
+    watcher.expect("stored", "people/bob");
     desk.ok("rm main:people/ada");
-    assert_eq!(watcher.event(), told("deleted", "people/ada"));
+    watcher.expect("deleted", "people/ada");
     desk.ok("ttl set main:people/bob 1h");
-    assert_eq!(watcher.event(), told("stored", "people/bob"));
-    assert_eq!(watcher.child.wait().unwrap().code(), Some(0));
+    watcher.expect("stored", "people/bob");
 }
 
 #[test]
@@ -89,6 +93,7 @@ fn json_has_the_metadata() {
         number += 1;
         desk.ok(&format!("put main:k --value {number}"));
     }
+    assert_eq!(child.wait().unwrap().code(), Some(0));
     out.read_line(&mut line).unwrap();
     let event: Value = serde_json::from_str(&line).unwrap();
     assert_eq!((event["event"].as_str(), event["key"].as_str()), (Some("stored"), Some("k")));
