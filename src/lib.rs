@@ -32,12 +32,14 @@
 //! ```
 //!
 //! Features, one for each backend: `file`, `cache` and `sqlite` (all on by default), `redis`, and `hdf5`, which
-//! needs the HDF5 library (Debian: `libhdf5-dev`); `full` is all of them.
+//! needs the HDF5 library (Debian: `libhdf5-dev`); one for each layer
+//! that brings other crates: `compress`, `encrypt` and `metrics`; `full` is all of them.
 
 pub use persist_core::*;
 pub use persist_manager::{BackupPlan, Environment, LoadOptions, Plan, Registry, Router, StorageManager};
 
 pub use persist_backup as backup;
+pub use persist_layers as layers;
 
 #[cfg(feature = "cache")]
 pub use persist_cache as cache;
@@ -61,6 +63,9 @@ mod documents {
 
     #[doc = include_str!("../docs/configuration.md")]
     struct Configuration;
+
+    #[doc = include_str!("../docs/layers.md")]
+    struct Layers;
 
     #[doc = include_str!("../docs/adding-a-backend.md")]
     struct AddingABackend;

@@ -219,6 +219,13 @@ impl StorageError {
         self
     }
 
+    /// Says which key is concerned, whatever was said before: for a layer that stores a key under another name.
+    #[must_use]
+    pub fn about_key(mut self, key: &Key) -> Self {
+        self.0.key = Some(key.clone());
+        self
+    }
+
     /// Keeps the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
@@ -284,6 +291,13 @@ mod tests {
         assert_eq!(error.to_string(), r#"storage "inner": retrieve: no answer in 2 s"#);
         assert_eq!(error.retry(), Retry::Later);
         assert_eq!(size_of::<StorageError>(), size_of::<usize>());
+    }
+
+    #[test]
+    fn a_layer_that_renames_keys_says_the_name_that_was_asked_for() {
+        let (inner, outer) = (Key::new("tenant/a").unwrap(), Key::new("a").unwrap());
+        let error = StorageError::new(ErrorKind::Timeout, "late").with_key(&inner).about_key(&outer);
+        assert_eq!(error.to_string(), r#""a": late"#);
     }
 
     #[test]

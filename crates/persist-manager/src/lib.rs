@@ -1,6 +1,6 @@
 //! YAML to named storages: a validated [`Plan`], a [`StorageManager`] that routes, and an orderly close.
 //!
-//! - [`Registry`]: which types a configuration may name; programs add their own backends with one call;
+//! - [`Registry`]: which types and layers a configuration may name; programs add their own with one call;
 //! - [`LoadOptions`], [`Environment`]: what a configuration is read with;
 //! - [`Plan`]: a configuration that has been read and checked as a whole, with nothing opened;
 //! - [`StorageManager`]: the opened storages, by name, by route and by default;
@@ -11,12 +11,14 @@
 
 mod backup_plan;
 mod backups;
+mod composition;
 mod config_error;
 mod context;
 mod deserializer;
 mod environment;
 mod expansion;
 mod failures;
+mod layers;
 mod load_options;
 mod manager;
 mod nearest;

@@ -36,8 +36,10 @@ use crate::{LoadOptions, Plan, Router};
 /// and its snapshots.
 #[derive(Debug)]
 pub struct StorageManager {
-    /// In the order of the configuration, which is the order of opening.
+    /// In the order of the configuration.
     storages: Vec<Arc<dyn BaseStorage>>,
+    /// In the order of opening.
+    opened: Vec<Arc<dyn BaseStorage>>,
     default: Arc<dyn BaseStorage>,
     router: Arc<Router>,
     upkeep: Option<Upkeep>,
@@ -45,7 +47,7 @@ pub struct StorageManager {
 }
 
 impl StorageManager {
-    /// Opens every storage of a plan, in the order of the configuration. If one cannot be opened, those opened before
+    /// Opens every storage of a plan, in the order of the configuration, but the members of a composite before it. If one cannot be opened, those opened before
     /// are closed again.
     ///
     /// # Errors
@@ -54,17 +56,17 @@ impl StorageManager {
         for warning in plan.warnings() {
             tracing::warn!("{warning}");
         }
-        let names: Vec<String> = plan.names().map(str::to_owned).collect();
-        let mut storages: Vec<Arc<dyn BaseStorage>> = Vec::with_capacity(names.len());
+        let names: Vec<String> = plan.opening_order().map(str::to_owned).collect();
+        let mut opened: Vec<Arc<dyn BaseStorage>> = Vec::with_capacity(names.len());
         for name in &names {
             match plan.open_storage(name).await {
-                Ok(storage) => storages.push(storage),
-                Err(error) => return Err(undo(&storages, error).await),
+                Ok(storage) => opened.push(storage),
+                Err(error) => return Err(undo(&opened, error).await),
             }
         }
-        match Self::assemble(&plan, &storages) {
+        match Self::assemble(&plan, &opened) {
             Ok(manager) => Ok(manager),
-            Err(error) => Err(undo(&storages, error).await),
+            Err(error) => Err(undo(&opened, error).await),
         }
     }
 
@@ -84,24 +86,32 @@ impl StorageManager {
         Self::open(Plan::from_yaml(text, &LoadOptions::new())?).await
     }
 
-    fn assemble(plan: &Plan, storages: &[Arc<dyn BaseStorage>]) -> Result<Self> {
-        let named = |name: &str| find(storages, name);
+    fn assemble(plan: &Plan, opened: &[Arc<dyn BaseStorage>]) -> Result<Self> {
+        let named = |name: &str| find(opened, name);
+        let storages = plan.names().map(named).collect::<Result<Vec<_>>>()?;
         let default = named(plan.default_storage())?;
         let mut routes = Vec::new();
         for (prefix, name) in plan.routes() {
             routes.push((prefix.to_owned(), named(name)?));
         }
         let router = Arc::new(Router::new("router", Arc::clone(&default), routes)?);
-        let upkeep = plan.maintenance_interval().map(|interval| Upkeep::start(interval, storages.to_vec()));
+        let upkeep = plan.maintenance_interval().map(|interval| Upkeep::start(interval, storages.clone()));
         let backups = plan.backup().map(|backup| {
             let copied: Result<Vec<_>> = match &backup.storages {
                 Some(names) => names.iter().map(|name| named(name)).collect(),
-                None => Ok(storages.iter().filter(|storage| survives(storage)).cloned().collect()),
+                None => Ok(plan
+                    .storages
+                    .iter()
+                    .zip(&storages)
+                    // The members of a composite are copied, and so are its values.
+                    .filter(|(planned, storage)| !planned.composite && survives(storage))
+                    .map(|(_, storage)| Arc::clone(storage))
+                    .collect()),
             };
             Backups::start(backup.clone(), plan.vault(), copied?)
         });
         let (upkeep, backups) = (upkeep.transpose()?, backups.transpose()?);
-        Ok(Self { storages: storages.to_vec(), default, router, upkeep, backups })
+        Ok(Self { storages, opened: opened.to_vec(), default, router, upkeep, backups })
     }
 
     /// The names of the storages in the order of the configuration.
@@ -321,7 +331,7 @@ impl StorageManager {
         }
         self.router.describe().close();
         let mut failures = Failures::default();
-        for storage in self.storages().rev() {
+        for storage in self.opened.iter().rev() {
             failures.note(storage.close().await);
         }
         failures.into_result()

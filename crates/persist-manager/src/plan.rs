@@ -8,12 +8,14 @@ use std::time::Duration;
 use persist_backup::{Form, Snapshot, Vault};
 use persist_core::{
     BaseStorage, ErrorKind, OpenContext, Restored, Result, SnapshotSource, StorageError, StorageSource,
-    Verification,
+    Verification, restore_entries,
 };
 use serde::Serialize;
 
+use crate::composition::{Part, opening_order};
 use crate::config_error::{ConfigError, invalid_config};
 use crate::context::Context;
+use crate::layers::{LAYERS, Layers};
 use crate::manager::unknown_storage;
 use crate::node::{Content, Node, Origin, Scalar};
 use crate::redact::has_secret;
@@ -35,6 +37,8 @@ use crate::{BackupPlan, LoadOptions, Registry, expansion, overrides, profile, ya
 pub struct Plan {
     pub(crate) default: String,
     pub(crate) storages: Vec<Planned>,
+    /// Positions in `storages`: members before what is made of them.
+    order: Vec<usize>,
     pub(crate) routes: Vec<(String, String)>,
     pub(crate) interval: Option<Duration>,
     pub(crate) backup: Option<BackupPlan>,
@@ -49,8 +53,20 @@ pub(crate) struct Planned {
     pub(crate) name: String,
     pub(crate) backend: &'static str,
     pub(crate) shown: serde_json::Value,
+    /// The names of the storages that it is made of.
+    members: Vec<String>,
+    /// True if it is made of others.
+    pub(crate) composite: bool,
+    /// It was opened, and others are made of it.
+    opened: Option<Arc<dyn BaseStorage>>,
     /// `None` once it was opened.
-    settings: Option<Box<dyn Settings>>,
+    settings: Option<Layered>,
+}
+
+/// The section of a storage and the layers over it.
+struct Layered {
+    settings: Box<dyn Settings>,
+    layers: Layers,
 }
 
 impl Plan {
@@ -101,6 +117,7 @@ impl Plan {
         sections.check(errors);
         let default = sections.default_name();
         let mut storages = Vec::with_capacity(sections.storages.len());
+        let mut parts = Vec::with_capacity(sections.storages.len());
         for (name, section) in sections.storages {
             let checked = check_name(&name.text).map_err(|message| ConfigError::new(&name.place, message));
             let mark = context.mark();
@@ -109,16 +126,22 @@ impl Plan {
                 checked.and_then(|()| plan_storage(&name.text, section, &options.registry, context));
             context.end_storage(mark, &name.text);
             match planned {
-                Ok(planned) => storages.push(planned),
+                Ok(planned) => {
+                    let members = planned.members.clone();
+                    parts.push(Part { name: name.text, place: name.place, members });
+                    storages.push(planned);
+                }
                 Err(error) => errors.push(error.in_storage(&name.text)),
             }
         }
         if !errors.is_empty() {
             return Err(());
         }
+        let order = opening_order(&parts).map_err(|found| errors.extend(found))?;
         Ok(Self {
             default,
             storages,
+            order,
             routes: sections.routes.into_iter().map(|(route, _)| (route.prefix, route.storage)).collect(),
             interval: sections.interval,
             backup: sections.backup.map(|(plan, _)| plan),
@@ -141,6 +164,11 @@ impl Plan {
     /// The type of a storage, aliases resolved.
     pub fn backend(&self, name: &str) -> Option<&'static str> {
         self.storages.iter().find(|storage| storage.name == name).map(|storage| storage.backend)
+    }
+
+    /// True if a storage is made of others: its values lie in those.
+    pub fn is_composite(&self, name: &str) -> bool {
+        self.storages.iter().any(|storage| storage.name == name && storage.composite)
     }
 
     /// The name of the storage that takes what no route claims.
@@ -190,14 +218,46 @@ impl Plan {
         serde_saphyr::to_string(&self.show()).unwrap_or_else(|error| format!("# cannot be shown: {error}\n"))
     }
 
-    /// Opens one storage alone, for programs that need no manager. Each can be opened once.
+    /// The names of the storages in the order in which they are to be opened: members before what is made of them.
+    pub(crate) fn opening_order(&self) -> impl Iterator<Item = &str> {
+        self.order.iter().map(|index| self.storages[*index].name.as_str())
+    }
+
+    /// Opens one storage alone, for programs that need no manager, and what it is made of before it. Each is opened once:
+    /// one that others are made of can be asked for again and is the same, any other is an error the second time.
     ///
     /// # Errors
     /// `NotFound` for an unknown name; `InvalidConfig` if it was opened before; why it cannot be opened.
     pub async fn open_storage(&mut self, name: &str) -> Result<Arc<dyn BaseStorage>> {
-        let (settings, _) = self.take_settings(name, "open")?;
-        let opened = settings.open(name, &self.context).await;
-        let storage = opened.map_err(|error| error.with_operation("open").with_storage(name))?;
+        let planned = self.storages.iter().find(|planned| planned.name == name);
+        if let Some(opened) = planned.and_then(|planned| planned.opened.clone()) {
+            return Ok(opened);
+        }
+        let mut members = Vec::new();
+        for member in planned.map(|planned| planned.members.clone()).unwrap_or_default() {
+            members.push(Box::pin(self.open_storage(&member)).await?);
+        }
+        let storage = self.open_alone(name, members).await?;
+        let is_member =
+            self.storages.iter().any(|planned| planned.members.iter().any(|member| member == name));
+        if let (true, Some(planned)) =
+            (is_member, self.storages.iter_mut().find(|planned| planned.name == name))
+        {
+            planned.opened = Some(Arc::clone(&storage));
+        }
+        Ok(storage)
+    }
+
+    /// Opens a storage of members that are open.
+    async fn open_alone(
+        &mut self,
+        name: &str,
+        members: Vec<Arc<dyn BaseStorage>>,
+    ) -> Result<Arc<dyn BaseStorage>> {
+        let (Layered { settings, layers }, _) = self.take_settings(name, "open")?;
+        let place = |error: StorageError| error.with_operation("open").with_storage(name);
+        let below = settings.open(name, members, &self.context).await.map_err(place)?;
+        let storage = wrap(below, layers).await.map_err(place)?;
         if storage.describe().name() != name {
             let message = "the backend gave the storage another name; it must keep the one it is given";
             let error = StorageError::new(ErrorKind::InvalidConfig, message);
@@ -214,18 +274,35 @@ impl Plan {
     /// `NotFound` for an unknown name; `Corruption` if the snapshot is damaged; `Locked` if the storage is open; why it
     /// cannot be restored.
     pub async fn restore(&mut self, name: &str, snapshot: &Snapshot) -> Result<Restored> {
-        let (settings, backend) = self.take_settings(name, "restore")?;
+        let (layered, backend) = self.take_settings(name, "restore")?;
         let mut source = snapshot.source().await?;
         let manifest = snapshot.manifest();
         let restored = if manifest.form == Form::Native && manifest.backend != backend {
             let opened = self.open_files(snapshot, &source).await?;
             let mut entries = StorageSource::new(Arc::clone(&opened));
-            let restored = settings.restore(name, &self.context, &mut entries).await;
+            let restored = self.restore_from(layered, name, &mut entries).await;
             opened.close().await.and(restored)
         } else {
-            settings.restore(name, &self.context, &mut source).await
+            self.restore_from(layered, name, &mut source).await
         };
         restored.map_err(|error| error.with_operation("restore").with_storage(name))
+    }
+
+    /// Restores what lies below the layers, as a snapshot holds it, but for those that rename keys: what they lead to is a
+    /// part of a storage, and only that part is replaced.
+    async fn restore_from(
+        &self,
+        Layered { settings, layers }: Layered,
+        name: &str,
+        source: &mut dyn SnapshotSource,
+    ) -> Result<Restored> {
+        let layers = layers.for_restore();
+        if layers.is_empty() {
+            return settings.restore(name, &self.context, source).await;
+        }
+        let storage = wrap(settings.open(name, Vec::new(), &self.context).await?, layers).await?;
+        let restored = restore_entries(storage.as_ref(), source).await;
+        storage.close().await.and(restored)
     }
 
     /// Reads all of a snapshot and checks every value in it. What is damaged inside of files that a storage wrote is in
@@ -260,11 +337,7 @@ impl Plan {
     }
 
     /// The section of a storage, once, and its type.
-    fn take_settings(
-        &mut self,
-        name: &str,
-        operation: &'static str,
-    ) -> Result<(Box<dyn Settings>, &'static str)> {
+    fn take_settings(&mut self, name: &str, operation: &'static str) -> Result<(Layered, &'static str)> {
         let Some(index) = self.names().position(|known| known == name) else {
             return Err(unknown_storage(name, self.names()));
         };
@@ -275,6 +348,15 @@ impl Plan {
             let error = StorageError::new(ErrorKind::InvalidConfig, message);
             error.with_operation(operation).with_storage(name)
         })
+    }
+}
+
+/// Puts layers over a storage that was opened, or closes it again.
+async fn wrap(below: Arc<dyn BaseStorage>, layers: Layers) -> Result<Arc<dyn BaseStorage>> {
+    match layers.wrap(Arc::clone(&below)) {
+        Ok(storage) => Ok(storage),
+        // Why it cannot be used counts for more than what the closing met.
+        Err(error) => below.close().await.and(Err(error.with_operation("open"))),
     }
 }
 
@@ -317,14 +399,22 @@ fn plan_storage(
     };
     let written: String = crate::deserializer::read(&node, context).map_err(|error| error.under("type"))?;
     let kind = registry.kind(&written).map_err(|message| ConfigError::new(&node.place, message))?;
+    let layers = section.remove(LAYERS).map(|node| registry.layer_registry().read(&node, context));
     let settings = kind.read(&section, context)?;
-    let shown =
+    let layers = layers.transpose()?.unwrap_or_default();
+    let mut shown =
         settings.show().map_err(|why| ConfigError::new(&section.place, format!("cannot be shown: {why}")))?;
+    if let (false, Some(entries)) = (layers.is_empty(), shown.as_object_mut()) {
+        entries.insert(LAYERS.to_owned(), layers.show(&section.place)?);
+    }
     Ok(Planned {
         name: name.to_owned(),
         backend: kind.name(),
         shown: redacted(shown),
-        settings: Some(settings),
+        members: settings.members(),
+        composite: kind.is_composite(),
+        opened: None,
+        settings: Some(Layered { settings, layers }),
     })
 }
 

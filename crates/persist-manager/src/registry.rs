@@ -5,13 +5,17 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use persist_core::{Backend, BaseStorage, OpenContext, Restored, Result, SnapshotSource};
+use persist_core::{
+    Backend, BaseStorage, ErrorKind, OpenContext, Restored, Result, SnapshotSource, StorageError,
+};
+use persist_layers::{Composite, Fallback, Layer, Tiered};
 use schemars::{Schema, SchemaGenerator};
 use serde::Deserialize;
 
 use crate::config_error::ConfigError;
 use crate::context::Context;
 use crate::deserializer::NodeDeserializer;
+use crate::layers::{LayerKind, LayerRegistry};
 use crate::nearest::hint;
 use crate::node::Node;
 
@@ -31,10 +35,10 @@ macro_rules! built_in {
             &[$(BuiltIn { feature: $feature, compiled: cfg!(feature = $feature), types: &$types }),*];
 
         impl Default for Registry {
-            /// Every backend that is compiled in.
+            /// Every backend, every composite and every layer that is compiled in.
             fn default() -> Self {
-                #[allow(unused_mut, reason = "without any backend feature there is nothing to register")]
-                let mut registry = Self::new();
+                let mut registry = Self { layers: LayerRegistry::default(), ..Self::new() };
+                registry.register_composite::<Fallback>().register_composite::<Tiered>();
                 $(
                     #[cfg(feature = $feature)]
                     registry.register::<$backend>();
@@ -65,26 +69,51 @@ built_in! {
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct Registry(BTreeMap<&'static str, Arc<dyn Kind>>);
+pub struct Registry {
+    kinds: BTreeMap<&'static str, Arc<dyn Kind>>,
+    layers: LayerRegistry,
+}
 
 impl Registry {
-    /// No types at all.
+    /// No types and no layers at all.
     pub fn new() -> Self {
-        Self(BTreeMap::new())
+        Self { kinds: BTreeMap::new(), layers: LayerRegistry::new() }
     }
 
     /// Lets a backend serve its type and its aliases; what served them before no longer does.
     pub fn register<B: Backend>(&mut self) -> &mut Self {
         let kind: Arc<dyn Kind> = Arc::new(KindOf::<B>(PhantomData));
         for name in B::ALIASES.iter().chain([&B::TYPE]) {
-            self.0.insert(name, Arc::clone(&kind));
+            self.kinds.insert(name, Arc::clone(&kind));
         }
         self
     }
 
+    /// Lets a layer serve its name under `layers:`; what served it before no longer does.
+    pub fn register_layer<L: Layer>(&mut self) -> &mut Self {
+        self.layers.register::<L>();
+        self
+    }
+
+    /// Lets a composite serve its type; what served it before no longer does.
+    pub fn register_composite<C: Composite>(&mut self) -> &mut Self {
+        self.kinds.insert(C::TYPE, Arc::new(CompositeKindOf::<C>(PhantomData)));
+        self
+    }
+
+    /// The layers that can be named, in alphabetical order.
+    pub fn layers(&self) -> impl Iterator<Item = &'static str> {
+        self.layers.kinds().map(LayerKind::name)
+    }
+
+    /// What reads the layers of a configuration.
+    pub(crate) fn layer_registry(&self) -> &LayerRegistry {
+        &self.layers
+    }
+
     /// The types that can be named, without aliases, in alphabetical order.
     pub fn types(&self) -> impl Iterator<Item = &'static str> {
-        self.0.iter().filter(|(name, kind)| kind.name() == **name).map(|(name, _)| *name)
+        self.kinds.iter().filter(|(name, kind)| kind.name() == **name).map(|(name, _)| *name)
     }
 
     /// The JSON Schema of the configurations that it can read, for editors.
@@ -97,7 +126,7 @@ impl Registry {
     /// # Errors
     /// In words: the cargo feature that is missing, or the nearest type that is there.
     pub(crate) fn kind(&self, name: &str) -> Result<&dyn Kind, String> {
-        if let Some(kind) = self.0.get(name) {
+        if let Some(kind) = self.kinds.get(name) {
             return Ok(kind.as_ref());
         }
         match BUILT_IN.iter().find(|built_in| built_in.types.contains(&name)) {
@@ -107,19 +136,20 @@ impl Registry {
             Some(BuiltIn { feature, .. }) => Err(format!(
                 "the type `{name}` is not compiled into this program; build it with the cargo feature `{feature}`"
             )),
-            None => Err(format!("unknown type `{name}`{}", hint(name, self.0.keys().copied()))),
+            None => Err(format!("unknown type `{name}`{}", hint(name, self.kinds.keys().copied()))),
         }
     }
 
     /// What serves each type, without aliases.
     pub(crate) fn kinds(&self) -> impl Iterator<Item = &dyn Kind> {
-        self.types().map(|name| self.0[name].as_ref())
+        self.types().map(|name| self.kinds[name].as_ref())
     }
 }
 
 impl fmt::Debug for Registry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Registry").field(&self.types().collect::<Vec<_>>()).finish()
+        let (types, layers): (Vec<_>, Vec<_>) = (self.types().collect(), self.layers().collect());
+        f.debug_struct("Registry").field("types", &types).field("layers", &layers).finish()
     }
 }
 
@@ -130,6 +160,11 @@ pub(crate) trait Kind: Send + Sync {
 
     /// Other words for it.
     fn aliases(&self) -> &'static [&'static str];
+
+    /// True if it is made of other storages.
+    fn is_composite(&self) -> bool {
+        false
+    }
 
     /// Reads and checks a section from which `type` was taken out.
     fn read(&self, section: &Node, context: &Context<'_>) -> Result<Box<dyn Settings>, ConfigError>;
@@ -148,10 +183,16 @@ pub(crate) trait Kind: Send + Sync {
 
 /// A section that was read and checked.
 pub(crate) trait Settings: Send {
-    /// Opens the storage.
+    /// The names of the storages that it is made of; none but for a composite.
+    fn members(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Opens the storage, which is made of these others.
     fn open<'a>(
         self: Box<Self>,
         name: &'a str,
+        members: Vec<Arc<dyn BaseStorage>>,
         context: &'a OpenContext,
     ) -> BoxFuture<'a, Result<Arc<dyn BaseStorage>>>;
 
@@ -204,6 +245,7 @@ impl<B: Backend> Settings for SettingsOf<B> {
     fn open<'a>(
         self: Box<Self>,
         name: &'a str,
+        _: Vec<Arc<dyn BaseStorage>>,
         context: &'a OpenContext,
     ) -> BoxFuture<'a, Result<Arc<dyn BaseStorage>>> {
         async move { B::open(name, self.0, context).await }.boxed()
@@ -223,6 +265,78 @@ impl<B: Backend> Settings for SettingsOf<B> {
     }
 }
 
+struct CompositeKindOf<C>(PhantomData<fn() -> C>);
+
+impl<C: Composite> Kind for CompositeKindOf<C> {
+    fn name(&self) -> &'static str {
+        C::TYPE
+    }
+
+    fn aliases(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    fn is_composite(&self) -> bool {
+        true
+    }
+
+    fn read(&self, section: &Node, context: &Context<'_>) -> Result<Box<dyn Settings>, ConfigError> {
+        let config = C::Config::deserialize(NodeDeserializer::new(section, context))?;
+        C::check(&config).map_err(|message| ConfigError::new(&section.place, message))?;
+        Ok(Box::new(CompositeSettingsOf::<C>(config)))
+    }
+
+    fn open_snapshot<'a>(
+        &self,
+        _: &'a str,
+        _: &'a dyn SnapshotSource,
+        _: &'a OpenContext,
+    ) -> BoxFuture<'a, Result<Option<Arc<dyn BaseStorage>>>> {
+        async { Ok(None) }.boxed()
+    }
+
+    fn schema(&self, generator: &mut SchemaGenerator) -> Schema {
+        generator.subschema_for::<C::Config>()
+    }
+}
+
+struct CompositeSettingsOf<C: Composite>(C::Config);
+
+impl<C: Composite> Settings for CompositeSettingsOf<C> {
+    fn members(&self) -> Vec<String> {
+        C::members(&self.0)
+    }
+
+    fn open<'a>(
+        self: Box<Self>,
+        name: &'a str,
+        members: Vec<Arc<dyn BaseStorage>>,
+        _: &'a OpenContext,
+    ) -> BoxFuture<'a, Result<Arc<dyn BaseStorage>>> {
+        async move { C::open(name, self.0, members) }.boxed()
+    }
+
+    fn restore<'a>(
+        self: Box<Self>,
+        _: &'a str,
+        _: &'a OpenContext,
+        _: &'a mut dyn SnapshotSource,
+    ) -> BoxFuture<'a, Result<Restored>> {
+        let members = C::members(&self.0).join("`, `");
+        async move {
+            let message = format!(
+                "it has no place of its own; restore the storage that keeps its values (`{members}`)"
+            );
+            Err(StorageError::new(ErrorKind::InvalidConfig, message))
+        }
+        .boxed()
+    }
+
+    fn show(&self) -> Result<serde_json::Value, serde_json::Error> {
+        serde_json::to_value(&self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,7 +344,7 @@ mod tests {
     /// The table knows the types of a backend that is not compiled in; it must say the same as the backend.
     #[test]
     fn the_table_says_what_the_backends_say() {
-        for kind in Registry::default().kinds() {
+        for kind in Registry::default().kinds().filter(|kind| !kind.is_composite()) {
             let mut said: Vec<&str> =
                 [kind.name()].into_iter().chain(kind.aliases().iter().copied()).collect();
             let entry = BUILT_IN.iter().find(|built_in| built_in.types.contains(&kind.name()));

@@ -1,6 +1,7 @@
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value, json};
 
+use crate::layers::LAYERS;
 use crate::registry::Kind;
 use crate::sections::{Maintenance, ROOT, Route};
 use crate::{BackupPlan, Registry};
@@ -9,10 +10,12 @@ use crate::{BackupPlan, Registry};
 pub(crate) fn schema(registry: &Registry) -> Value {
     let mut generator = SchemaGenerator::default();
     let storages: Vec<Value> = registry.kinds().map(|kind| storage(kind, &mut generator)).collect();
+    let layers = registry.layer_registry().schema(&mut generator);
     let route = inline(generator.root_schema_for::<Route>().into());
     let maintenance = inline(generator.root_schema_for::<Maintenance>().into());
     let backup = inline(generator.root_schema_for::<BackupPlan>().into());
     let mut definitions = generator.take_definitions(true);
+    definitions.insert(LAYERS.to_owned(), layers);
     definitions.insert("sections".to_owned(), sections(&storages, &route, &maintenance, &backup));
     let mut schema = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -78,7 +81,9 @@ fn storage(kind: &dyn Kind, generator: &mut SchemaGenerator) -> Value {
     let types: Vec<&str> = [kind.name()].into_iter().chain(kind.aliases().iter().copied()).collect();
     let Some(object) = schema.as_object_mut() else { return schema };
     add_aliases(object);
-    entry(object, "properties", json!({}))["type"] = json!({ "enum": types });
+    let properties = entry(object, "properties", json!({}));
+    properties["type"] = json!({ "enum": types });
+    properties[LAYERS] = json!({ "$ref": "#/$defs/layers" });
     if let Some(required) = entry(object, "required", json!([])).as_array_mut() {
         required.push(json!("type"));
     }

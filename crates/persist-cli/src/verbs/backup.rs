@@ -54,7 +54,10 @@ impl Backup {
             false => {
                 self.names.iter().map(|name| name.strip_suffix(':').unwrap_or(name).to_owned()).collect()
             }
-            true => chosen.unwrap_or_else(|| plan.names().map(str::to_owned).collect()),
+            // What is made of others is copied with them.
+            true => chosen.unwrap_or_else(|| {
+                plan.names().filter(|name| !plan.is_composite(name)).map(str::to_owned).collect()
+            }),
         }
     }
 

@@ -10,6 +10,7 @@ mod desk;
 mod documentation;
 mod hostile;
 mod interrupts;
+mod layered;
 mod listing;
 mod reports;
 mod terminal;

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 mod backups;
+mod composites;
 mod hostile;
 mod layering;
+mod layers;
 mod lifecycle;
 mod positions;
 mod routing;

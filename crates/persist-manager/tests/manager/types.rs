@@ -56,7 +56,7 @@ fn the_default_registry_has_what_is_compiled_in() {
     for (name, compiled) in BUILT_IN {
         assert_eq!(types.contains(&name), compiled, "{name} among {types:?}");
     }
-    assert_eq!(format!("{:?}", registry()), r#"Registry(["probe"])"#);
+    assert_eq!(format!("{:?}", registry()), r#"Registry { types: ["probe"], layers: [] }"#);
 }
 
 /// A backend that gives its storage a name of its own.
