@@ -165,7 +165,8 @@ impl LayerRegistry {
 #[derive(Default)]
 pub(crate) struct Layers(Vec<PlannedLayer>);
 
-struct PlannedLayer {
+/// A layer whose settings were read and checked.
+pub(crate) struct PlannedLayer {
     name: &'static str,
     renames_keys: bool,
     settings: Box<dyn LayerSettings>,
@@ -215,7 +216,7 @@ pub(crate) trait LayerKind: Send + Sync {
 }
 
 /// Settings of a layer that were read and checked.
-trait LayerSettings: Send {
+pub(crate) trait LayerSettings: Send {
     fn wrap(self: Box<Self>, inner: Arc<dyn BaseStorage>) -> Result<Arc<dyn BaseStorage>>;
 
     fn show(&self) -> Result<Value, serde_json::Error>;
