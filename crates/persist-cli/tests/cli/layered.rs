@@ -71,7 +71,8 @@ fn a_value_passes_all_layers_and_comes_back_from_a_snapshot() {
 #[test]
 fn layers_are_shown_and_their_order_is_checked() {
     let desk = desk();
-    let shown = desk.ok("config show").text();
+    let run = desk.ok("config show");
+    let shown = run.text();
     assert!(
         shown.contains("[redacted]") && shown.contains("attempt_timeout") && !shown.contains("5a5a"),
         "{shown}"
