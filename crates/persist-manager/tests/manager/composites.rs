@@ -1,6 +1,6 @@
 //! Storages that are made of others: what may name what, in which order they are opened, and how they are closed.
 
-use persist_core::{BaseStorage, ErrorKind, StorageExt};
+use persist_core::{ErrorKind, StorageExt};
 use persist_manager::{LoadOptions, Plan, Registry, StorageManager};
 
 use crate::support::{Probe, options, problems};
