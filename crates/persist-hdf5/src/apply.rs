@@ -132,6 +132,7 @@ impl<'t> Transaction<'t> {
         let found = self.find(step.key());
         match step {
             Step::Put(draft) => self.put(draft, &found).map(Done::Stored),
+            Step::Grow(draft) => self.grow(draft, &found).map(Done::Stored),
             Step::Delete { key, .. } => self.delete(key, &found).map(Done::Deleted),
             Step::Sweep { key } => self.sweep(key, &found).map(Done::Swept),
             Step::Touch { key, expiry } => self.touch(key, *expiry, &found).map(Done::Touched),
@@ -151,6 +152,23 @@ impl<'t> Transaction<'t> {
         Ok(metadata)
     }
 
+    /// Only the chunks with something new in them are written.
+    fn grow(&mut self, draft: &Draft, found: &Found) -> Result<Metadata, H5Error> {
+        let (Some(record), Some(packed)) = (found, &draft.packed) else { return self.put(draft, found) };
+        let mut metadata = draft.metadata.clone();
+        self.descriptor.settle_metadata(&mut metadata, record.metadata());
+        let form = Form::of(&draft.value);
+        let note = encode(&draft.key, &metadata, &form).map_err(|error| H5Error::new(error.to_string()))?;
+        let dataset = self.file.dataset(&record.path)?;
+        dataset.resize(&packed.grid.shape)?;
+        packed.chunks.iter().try_for_each(|(at, coded)| dataset.write_chunk(at, coded))?;
+        dataset.set_record(&note)?;
+        let state = State::Sound(Box::new(metadata.clone()), form);
+        let grown = Record { path: Arc::clone(&record.path), offset: None, state };
+        self.staged.insert(draft.key.clone(), Some(Arc::new(grown)));
+        Ok(metadata)
+    }
+
     fn write(&mut self, draft: &Draft, metadata: &Metadata, found: &Found) -> Result<Record, H5Error> {
         let form = Form::of(&draft.value);
         let note = encode(&draft.key, metadata, &form).map_err(|error| H5Error::new(error.to_string()))?;
@@ -160,17 +178,27 @@ impl<'t> Transaction<'t> {
         };
         let mut len = [0];
         let shape = shape(&draft.value, &mut len);
-        let large = metadata.size >= LARGE;
+        let large = metadata.size >= LARGE || draft.packed.is_some();
         let old = found.is_some();
         if old && !large {
             self.file.remove(&path)?;
         }
-        let dataset = if large {
-            self.file.create_unnamed(&shape)?
-        } else {
-            self.file.create_dataset(&path, &shape)?
+        let dataset = match &draft.packed {
+            Some(packed) => {
+                let dataset = self.file.create_chunked(&shape, &packed.grid, &packed.pipeline)?;
+                packed.chunks.iter().try_for_each(|(at, coded)| dataset.write_chunk(at, coded))?;
+                dataset
+            }
+            None => {
+                let dataset = if large {
+                    self.file.create_unnamed(&shape)?
+                } else {
+                    self.file.create_dataset(&path, &shape)?
+                };
+                dataset.write(draft.value.buffer())?;
+                dataset
+            }
         };
-        dataset.write(draft.value.buffer())?;
         dataset.set_record(&note)?;
         if large {
             if old {

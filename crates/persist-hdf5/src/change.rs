@@ -2,6 +2,9 @@
 
 use persist_core::{Condition, Descriptor, Expiry, Key, Metadata, Operation, StoreItem, Value};
 
+use crate::chunk::Packed;
+use crate::filter::Choice;
+
 /// A value about to be stored: hashed, with the metadata it will have if nothing is stored under its key.
 #[derive(Debug)]
 pub(crate) struct Draft {
@@ -9,13 +12,25 @@ pub(crate) struct Draft {
     pub(crate) value: Value,
     pub(crate) metadata: Metadata,
     pub(crate) condition: Condition,
+    /// Its chunks, if it is not to lie in one piece.
+    pub(crate) packed: Option<Packed>,
 }
 
 impl Draft {
-    /// Hashes the value; takes about a millisecond for 4 MiB.
-    pub(crate) fn new(descriptor: &Descriptor, item: StoreItem) -> Self {
+    /// Hashes and compresses the value; hashing takes about a millisecond for 4 MiB.
+    pub(crate) fn new(descriptor: &Descriptor, choice: &Choice, item: StoreItem) -> Self {
+        let packed = choice.of(&item.key).pack(&item.value);
+        Self { packed, ..Self::plain(descriptor, item) }
+    }
+
+    /// A value that is in chunks already.
+    pub(crate) fn packed(descriptor: &Descriptor, item: StoreItem, packed: Packed) -> Self {
+        Self { packed: Some(packed), ..Self::plain(descriptor, item) }
+    }
+
+    fn plain(descriptor: &Descriptor, item: StoreItem) -> Self {
         let metadata = descriptor.draft_metadata(&item.value, &item.options);
-        Self { key: item.key, value: item.value, metadata, condition: item.options.condition }
+        Self { key: item.key, value: item.value, metadata, condition: item.options.condition, packed: None }
     }
 }
 
@@ -24,6 +39,8 @@ impl Draft {
 pub(crate) enum Step {
     /// Store a value.
     Put(Box<Draft>),
+    /// Let an array grow along its first axis: the draft has all of it, and in its chunks what is new.
+    Grow(Box<Draft>),
     /// Make a key absent.
     Delete { key: Key, condition: Condition },
     /// Make a key absent if it has expired.
@@ -36,9 +53,9 @@ pub(crate) enum Step {
 
 impl Step {
     /// A step of a transaction.
-    pub(crate) fn of(descriptor: &Descriptor, operation: Operation) -> Self {
+    pub(crate) fn of(descriptor: &Descriptor, choice: &Choice, operation: Operation) -> Self {
         match operation {
-            Operation::Put(item) => Self::Put(Box::new(Draft::new(descriptor, item))),
+            Operation::Put(item) => Self::Put(Box::new(Draft::new(descriptor, choice, item))),
             Operation::Delete(key, options) => Self::Delete { key, condition: options.condition },
             Operation::Check(key, condition) => Self::Check { key, condition },
         }
@@ -47,7 +64,7 @@ impl Step {
     /// The key concerned.
     pub(crate) fn key(&self) -> &Key {
         match self {
-            Self::Put(draft) => &draft.key,
+            Self::Put(draft) | Self::Grow(draft) => &draft.key,
             Self::Delete { key, .. }
             | Self::Sweep { key }
             | Self::Touch { key, .. }
@@ -58,7 +75,7 @@ impl Step {
     /// What must hold.
     pub(crate) fn condition(&self) -> Condition {
         match self {
-            Self::Put(draft) => draft.condition,
+            Self::Put(draft) | Self::Grow(draft) => draft.condition,
             Self::Delete { condition, .. } | Self::Check { condition, .. } => *condition,
             Self::Touch { .. } | Self::Sweep { .. } => Condition::None,
         }
@@ -67,7 +84,7 @@ impl Step {
     /// How many bytes it writes, about.
     pub(crate) fn weight(&self) -> u64 {
         match self {
-            Self::Put(draft) => draft.metadata.size + 1024,
+            Self::Put(draft) | Self::Grow(draft) => draft.metadata.size + 1024,
             _ => 1024,
         }
     }

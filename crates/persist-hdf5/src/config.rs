@@ -4,6 +4,8 @@ use persist_core::{ByteSize, HumanDuration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::filter::{FilterRule, Filters};
+
 /// The largest value that is accepted unless a limit is set: it is held in memory as a whole.
 pub const DEFAULT_MAX_VALUE: u64 = 16 << 30;
 
@@ -37,6 +39,12 @@ pub struct Hdf5Config {
     /// 16 MiB unless set.
     #[serde(default = "default_log_limit")]
     pub log_limit: ByteSize,
+    /// How arrays and bytes are kept: chunked and compressed, or (unless set) in one piece.
+    #[serde(default)]
+    pub filters: Filters,
+    /// Other filters for the keys that begin with a prefix; the longest prefix counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filter_rules: Vec<FilterRule>,
     /// How much of the file may hold nothing before `maintain` compacts it, in per cent of the file; 50 unless set. 100: never;
     /// 0: each time. Files under 16 MiB are left as they are, except with 0.
     #[serde(default = "default_compact_at")]
@@ -72,6 +80,8 @@ impl Hdf5Config {
             path: path.into(),
             durability: Durability::default(),
             log_limit: default_log_limit(),
+            filters: Filters::default(),
+            filter_rules: Vec::new(),
             compact_at: default_compact_at(),
             ttl: None,
             max_value: default_max_value(),
@@ -100,6 +110,10 @@ impl Hdf5Config {
     pub fn check(&self) -> Result<(), String> {
         if self.compact_at > 100 {
             return Err(format!("compact_at is {}; use 0 to 100 per cent", self.compact_at));
+        }
+        self.filters.check().map_err(|message| format!("filters: {message}"))?;
+        for rule in &self.filter_rules {
+            rule.filters.check().map_err(|message| format!("filter_rules: {:?}: {message}", rule.prefix))?;
         }
         match self.path.file_name() {
             Some(_) => Ok(()),

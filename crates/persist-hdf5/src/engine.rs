@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use persist_core::{Descriptor, ErrorKind, Result, StorageError, Value};
+use persist_core::{Descriptor, ErrorKind, Result, StorageError};
 
 use crate::apply::Transaction;
 use crate::change::{Answer, Change, Done};
 use crate::compaction::{Compacted, Fresh, build, install, is_due, unused};
 use crate::config::Hdf5Config;
 use crate::error::{again, kind_of, library, system};
+use crate::fetch::{Fetched, fetch_own};
 use crate::ffi::{H5Error, H5File};
 use crate::foreign::{self, ForeignError};
 use crate::medium::CommitError;
@@ -415,21 +416,24 @@ impl Engine {
         synced.map_err(|error| self.judge(error).error("flush"))
     }
 
-    /// Reads a value through the library.
+    /// Reads a value through the library, or the part of an array that lies within some axes.
     ///
     /// # Errors
     /// `Corruption`; `Unsupported` for what is no value.
-    pub(crate) fn read(&mut self, operation: &'static str, record: &Record) -> Result<Value> {
+    pub(crate) fn fetch(
+        &mut self,
+        operation: &'static str,
+        record: &Record,
+        part: Option<&[Range<usize>]>,
+    ) -> Result<Fetched> {
         let Some(file) = &self.file else { return Err(self.ended(operation)) };
         let limit = self.descriptor().max_value_bytes();
-        let value =
-            file.dataset(&record.path).map_err(ForeignError::from).and_then(|dataset| match &record.state {
-                State::Sound(metadata, form) => {
-                    let bytes = foreign::read_own(&dataset, form, metadata.size)?;
-                    form.value(bytes).ok_or_else(|| H5Error::new("the elements are not valid").into())
-                }
-                State::Foreign | State::Damaged(_) => foreign::read(&dataset, limit),
-            });
+        let value = file.dataset(&record.path).map_err(ForeignError::from).and_then(|dataset| {
+            Ok(match &record.state {
+                State::Sound(metadata, form) => fetch_own(&dataset, form, metadata.size, part)?,
+                State::Foreign | State::Damaged(_) => Fetched::Value(foreign::read(&dataset, limit)?),
+            })
+        });
         value.map_err(|error| match error {
             ForeignError::Library(error) => self.library_error(operation, "cannot read the dataset", error),
             ForeignError::Unsupported(why) => {

@@ -27,14 +27,19 @@
 
 mod apply;
 mod change;
+mod chunk;
+mod codec;
 mod compaction;
 mod config;
 mod engine;
 mod error;
+mod fetch;
 mod ffi;
+mod filter;
 mod foreign;
 mod index;
 mod log;
+mod lzf;
 mod maintenance;
 mod medium;
 mod name;
@@ -43,9 +48,11 @@ mod record;
 mod report;
 mod scan;
 mod site;
+mod slices;
 mod state;
 mod storage;
 mod worker;
 
 pub use config::{DEFAULT_MAX_VALUE, Durability, Hdf5Config};
+pub use filter::{Codec, FilterRule, Filters, Shuffle};
 pub use storage::{Hdf5Backend, Hdf5Storage};

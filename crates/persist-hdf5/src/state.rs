@@ -177,7 +177,7 @@ impl Shared {
     }
 
     /// True if a key still holds what it did.
-    fn is_current(&self, key: &Key, record: &Arc<Record>) -> bool {
+    pub(crate) fn is_current(&self, key: &Key, record: &Arc<Record>) -> bool {
         let index = self.index.read();
         index.get(key).is_some_and(|now| Arc::ptr_eq(now, record))
     }

@@ -13,6 +13,8 @@ use crate::change::{Change, Done, Draft, Step};
 use crate::config::{Durability, Hdf5Config};
 use crate::engine::Engine;
 use crate::error::{again, broken, damage};
+use crate::fetch::Fetched;
+use crate::filter::Choice;
 use crate::maintenance;
 use crate::record::{Record, State, foreign_metadata};
 use crate::site::Site;
@@ -31,6 +33,9 @@ const BATCH_BYTES: u64 = 16 << 20;
 /// The longest JSON text: HDF5 keeps the length of a string in 32 bits.
 const LONGEST_JSON: u64 = u32::MAX as u64;
 
+/// What is wrong with a value whose chunks do not come through their filters.
+const DAMAGED_CHUNK: &str = "a chunk is not as it was written";
+
 /// An HDF5 file as a storage. Cloning gives another handle on the same one.
 #[derive(Clone, Debug)]
 pub struct Hdf5Storage {
@@ -40,6 +45,7 @@ pub struct Hdf5Storage {
 #[derive(Debug)]
 struct Inner {
     shared: Arc<Shared>,
+    choice: Choice,
     worker: Worker,
 }
 
@@ -68,7 +74,8 @@ impl Hdf5Storage {
         let engine = Engine::open(&descriptor, site, &config)?;
         let shared = Arc::clone(engine.shared());
         let worker = Worker::start(engine)?;
-        Ok(Self { inner: Arc::new(Inner { shared, worker }) })
+        let choice = Choice::new(config.filters, config.filter_rules);
+        Ok(Self { inner: Arc::new(Inner { shared, choice, worker }) })
     }
 
     /// Gives back the room that deleted and replaced values took: writes everything into a new file, which then takes the
@@ -82,17 +89,17 @@ impl Hdf5Storage {
         maintenance::compact(self.worker("maintain")?).await
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
     }
 
-    fn worker(&self, operation: &'static str) -> Result<&Worker> {
+    pub(crate) fn worker(&self, operation: &'static str) -> Result<&Worker> {
         self.describe().admit_change(operation)?;
         Ok(&self.inner.worker)
     }
 
     /// Runs something on a thread that may be held up.
-    async fn patient<T: Send + 'static>(
+    pub(crate) async fn patient<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl FnOnce(&Shared) -> T + Send + 'static,
@@ -107,12 +114,13 @@ impl Hdf5Storage {
         &self,
         operation: &'static str,
         bytes: u64,
-        prepare: impl FnOnce(&Descriptor) -> Vec<Step> + Send + 'static,
+        prepare: impl FnOnce(&Descriptor, &Choice) -> Vec<Step> + Send + 'static,
     ) -> Result<Vec<Step>> {
         if bytes <= INLINE_BYTES {
-            return Ok(prepare(self.describe()));
+            return Ok(prepare(self.describe(), &self.inner.choice));
         }
-        self.patient(operation, move |shared| prepare(&shared.descriptor)).await
+        let inner = Arc::clone(&self.inner);
+        self.patient(operation, move |shared| prepare(&shared.descriptor, &inner.choice)).await
     }
 
     fn admit(&self, key: &Key, value: &Value, options: &StoreOptions) -> Result<()> {
@@ -127,17 +135,45 @@ impl Hdf5Storage {
         Ok(())
     }
 
-    /// Reads through the library.
+    /// Reads what only the library finds: it gives the chunks as they stand in the file, and they are decoded on other threads.
+    /// `None`: the value was replaced meanwhile.
     async fn look_up(
         &self,
         operation: &'static str,
         key: &Key,
         record: Arc<Record>,
     ) -> Result<Option<Entry>> {
-        let wanted = Arc::clone(&record);
-        let name = key.clone();
+        let Some(fetched) = self.fetch(operation, key, &record, None).await? else { return Ok(None) };
+        let (name, of) = (key.clone(), Arc::clone(&record));
+        let decode = move |shared: &Shared| match (fetched, &of.state) {
+            (Fetched::Value(value), _) => Ok(value),
+            (fetched, State::Sound(metadata, form)) => {
+                let bytes = fetched.bytes(&[]);
+                let bytes =
+                    bytes.ok_or_else(|| damage(&shared.descriptor, operation, &name, DAMAGED_CHUNK))?;
+                shared.checked(&name, metadata, form, bytes)
+            }
+            _ => Err(damage(&shared.descriptor, operation, &name, DAMAGED_CHUNK)),
+        };
+        let value = self.patient(operation, decode).await??;
+        let metadata = match &record.state {
+            State::Sound(metadata, _) => Metadata::clone(metadata),
+            State::Foreign | State::Damaged(_) => foreign_metadata(&value),
+        };
+        Ok(Some(Entry::new(value, metadata)))
+    }
+
+    /// Has the library read a value, or a part of an array. `None`: the value was replaced meanwhile.
+    pub(crate) async fn fetch(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        record: &Arc<Record>,
+        part: Option<Vec<Range<usize>>>,
+    ) -> Result<Option<Fetched>> {
+        let (name, wanted) = (key.clone(), Arc::clone(record));
         let read = self.inner.worker.task(operation, move |engine| {
-            // The thread makes one thing at a time, so what it finds now is what is there now.
+            // The thread does one thing at a time, so what it finds now is what is there now.
             let current =
                 engine.shared().index.read().get(&name).is_some_and(|now| Arc::ptr_eq(now, &wanted));
             if !current {
@@ -146,17 +182,9 @@ impl Hdf5Storage {
             if let State::Damaged(what) = &wanted.state {
                 return Err(damage(&engine.shared().descriptor, operation, &name, what));
             }
-            engine.read(operation, &wanted).map(Some)
+            engine.fetch(operation, &wanted, part.as_deref()).map(Some)
         });
-        let Some(value) = read.await.map_err(|error| error.with_key(key))? else { return Ok(None) };
-        let metadata = match &record.state {
-            State::Sound(metadata, _) => {
-                self.describe().check_integrity(operation, key, &value, metadata)?;
-                Metadata::clone(metadata)
-            }
-            State::Foreign | State::Damaged(_) => foreign_metadata(&value),
-        };
-        Ok(Some(Entry::new(value, metadata)))
+        read.await.map_err(|error| error.with_key(key))
     }
 
     /// Stores values that were admitted, each on its own, in one commit.
@@ -164,8 +192,11 @@ impl Hdf5Storage {
         let bytes = items.iter().map(|item| item.value.size()).sum();
         let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
         let stored = async {
-            let draft = |descriptor: &Descriptor| {
-                items.into_iter().map(|item| Step::Put(Box::new(Draft::new(descriptor, item)))).collect()
+            let draft = |descriptor: &Descriptor, choice: &Choice| {
+                items
+                    .into_iter()
+                    .map(|item| Step::Put(Box::new(Draft::new(descriptor, choice, item))))
+                    .collect()
             };
             let steps = self.prepare("store", bytes, draft).await?;
             self.worker("store")?.change(Change { operation: "store", steps, together: false }).await
@@ -180,7 +211,7 @@ impl Hdf5Storage {
     }
 }
 
-fn unexpected(done: &Done) -> StorageError {
+pub(crate) fn unexpected(done: &Done) -> StorageError {
     StorageError::new(ErrorKind::Internal, format!("a change got the answer of another: {done:?}"))
 }
 
@@ -233,7 +264,9 @@ impl BaseStorage for Hdf5Storage {
         self.admit(key, &value, &options)?;
         let bytes = value.size();
         let item = StoreItem { key: key.clone(), value, options };
-        let draft = |descriptor: &Descriptor| vec![Step::Put(Box::new(Draft::new(descriptor, item)))];
+        let draft = |descriptor: &Descriptor, choice: &Choice| {
+            vec![Step::Put(Box::new(Draft::new(descriptor, choice, item)))]
+        };
         let steps = self.prepare("store", bytes, draft).await?;
         let change = Change { operation: "store", steps, together: true };
         let done = self.worker("store")?.one(change).await;
@@ -397,8 +430,8 @@ impl BaseStorage for Hdf5Storage {
                 bytes += item.value.size();
             }
         }
-        let draft = |descriptor: &Descriptor| {
-            operations.into_iter().map(|operation| Step::of(descriptor, operation)).collect()
+        let draft = |descriptor: &Descriptor, choice: &Choice| {
+            operations.into_iter().map(|operation| Step::of(descriptor, choice, operation)).collect()
         };
         let steps = self.prepare("transact", bytes, draft).await?;
         let answer = worker.change(Change { operation: "transact", steps, together: true }).await?;

@@ -10,7 +10,7 @@ use persist_core::{
     Array, BaseStorage, DType, DeleteOptions, ErrorKind, Key, Kind, ListOptions, OpenContext, StorageExt,
     StoreOptions, Value,
 };
-use persist_hdf5::{Hdf5Config, Hdf5Storage};
+use persist_hdf5::{Codec, FilterRule, Filters, Hdf5Config, Hdf5Storage, Shuffle};
 use persist_testkit::crash;
 
 async fn open(path: &Path) -> Hdf5Storage {
@@ -265,4 +265,65 @@ async fn a_read_only_storage_beside_a_writer_sees_what_was_acknowledged() {
     later.close().await.unwrap();
     writer.close().await.unwrap();
     assert!(!place.path().join("main.h5-log").exists(), "the log was left");
+}
+
+/// Chunks that persist compressed are read by h5py, with every filter, and come back whole and in part.
+#[tokio::test]
+async fn h5py_reads_what_went_through_filters() {
+    if without_h5py() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("main.h5");
+    let filters = |codec, shuffle, fletcher32| Filters { codec, shuffle, fletcher32, ..Filters::default() };
+    let rule = |prefix: &str, filters| FilterRule { prefix: prefix.to_owned(), filters };
+    let mut config = Hdf5Config::new(&path);
+    config.filters = filters(Codec::Gzip, Shuffle::On, true);
+    config.filter_rules = vec![
+        rule("lzf/", filters(Codec::Lzf, Shuffle::Auto, false)),
+        rule("sum/", filters(Codec::None, Shuffle::Off, true)),
+        rule("cut/", Filters { chunk_shape: Some(vec![30, 7]), ..filters(Codec::Gzip, Shuffle::Off, false) }),
+    ];
+    let array =
+        Array::from_vec(vec![401, 97], (0..401 * 97).map(|at| f64::from(at) * 0.25).collect()).unwrap();
+    let noise: Vec<u8> = (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let names = ["gzip/a", "lzf/a", "sum/a", "cut/a"];
+    let storage = Hdf5Storage::open("main", config.clone(), &OpenContext::default()).await.unwrap();
+    for name in names {
+        storage.store(&key(name), Value::Array(array.clone()), StoreOptions::new()).await.unwrap();
+    }
+    storage.store(&key("gzip/noise"), Value::bytes(noise.clone()), StoreOptions::new()).await.unwrap();
+    storage.store(&key("gzip/small"), Value::bytes(vec![1; 100]), StoreOptions::new()).await.unwrap();
+    for reopened in [false, true] {
+        let storage = if reopened {
+            storage.close().await.unwrap();
+            Hdf5Storage::open("main", config.clone(), &OpenContext::default()).await.unwrap()
+        } else {
+            storage.clone()
+        };
+        for name in names {
+            let found = storage.retrieve(&key(name)).await.unwrap().unwrap();
+            assert_eq!(found.value, Value::Array(array.clone()), "{name}");
+        }
+        let found = storage.retrieve(&key("gzip/noise")).await.unwrap().unwrap();
+        assert_eq!(found.value, Value::bytes(noise.clone()));
+        assert!(storage.verify().await.unwrap().is_clean());
+        storage.close().await.unwrap();
+    }
+    let script = "
+with h5py.File(args[0], 'r') as f:
+    expected = np.arange(401 * 97).reshape(401, 97) * 0.25
+    for name in ('gzip', 'lzf', 'sum', 'cut'):
+        d = f[name]['a']
+        print(name, d.compression, d.shuffle, d.fletcher32, d.chunks, bool((d[()] == expected).all()), d.maxshape)
+    print(len(f['gzip/noise']), f['gzip/small'].chunks)
+";
+    let answer = h5py::run(script, &[path.to_str().unwrap()]).unwrap();
+    let expected = "gzip gzip True True (401, 97) True (None, 97)
+lzf lzf True False (401, 97) True (None, 97)
+sum None False True (401, 97) True (None, 97)
+cut gzip False False (30, 7) True (None, 97)
+100000 None
+";
+    assert_eq!(answer, expected);
 }

@@ -22,10 +22,13 @@ use hdf5_sys::h5t::H5T_cset_t;
 use persist_core::{Array, DType};
 
 use super::attribute;
+use super::chunks;
 use super::dataset::Dataset;
 use super::driver::{self, SharedSession, with_session};
 use super::library::{H5Error, Id, begin, check, lock, version};
 use super::types;
+use crate::chunk::Grid;
+use crate::codec::Filter;
 
 /// `H5O_INFO_BASIC`.
 const BASIC: u32 = 1;
@@ -163,7 +166,7 @@ impl H5File {
         }
     }
 
-    /// Makes a dataset at a path, with the groups above it.
+    /// Makes a dataset at a path, with the groups above it; its data lie in one piece.
     ///
     /// # Errors
     /// What the library says; also if something lies there.
@@ -179,16 +182,34 @@ impl H5File {
         .map(Dataset::new)
     }
 
-    /// Makes a dataset that has no path yet.
+    /// Makes a dataset that has no path yet; its data lie in one piece.
     ///
     /// # Errors
     /// What the library says.
     pub(crate) fn create_unnamed(&self, shape: &Shape<'_>) -> Result<Dataset, H5Error> {
         let _lock = lock();
-        let (kind, space) = (shape.kind()?, types::space(shape.dims)?);
-        let list = self.properties.contiguous.get();
-        // SAFETY: the lock is held.
-        Id::new(unsafe { H5Dcreate_anon(self.id, kind.get(), space.get(), list, H5P_DEFAULT) })
+        self.create_with(shape, &types::space(shape.dims)?, &self.properties.contiguous)
+    }
+
+    /// Makes a dataset that has no path yet, in chunks that are written one by one. Its first axis may grow.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub(crate) fn create_chunked(
+        &self,
+        shape: &Shape<'_>,
+        grid: &Grid,
+        pipeline: &[Filter],
+    ) -> Result<Dataset, H5Error> {
+        let _lock = lock();
+        let list = chunks::properties(&grid.chunk, pipeline, grid.chunk_bytes())?;
+        self.create_with(shape, &types::growing_space(shape.dims)?, &list)
+    }
+
+    fn create_with(&self, shape: &Shape<'_>, space: &Id, list: &Id) -> Result<Dataset, H5Error> {
+        let kind = shape.kind()?;
+        // SAFETY: the caller holds the lock.
+        Id::new(unsafe { H5Dcreate_anon(self.id, kind.get(), space.get(), list.get(), H5P_DEFAULT) })
             .map(Dataset::new)
     }
 

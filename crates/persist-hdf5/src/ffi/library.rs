@@ -47,6 +47,7 @@ pub(super) fn begin() {
             H5open();
             H5PLset_loading_state(&raw mut no_plugins);
         }
+        super::chunks::register();
     });
 }
 

@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "the one module that calls into C")]
 
 mod attribute;
+mod chunks;
 mod dataset;
 mod driver;
 mod file;

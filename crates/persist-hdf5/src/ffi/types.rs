@@ -5,7 +5,8 @@ use std::ffi::{CStr, CString, c_void};
 use hdf5_sys::h5::{H5free_memory, hsize_t};
 use hdf5_sys::h5i::hid_t;
 use hdf5_sys::h5s::{
-    H5S_class_t, H5Screate, H5Screate_simple, H5Sget_simple_extent_dims, H5Sget_simple_extent_type,
+    H5S_UNLIMITED, H5S_class_t, H5Screate, H5Screate_simple, H5Sget_simple_extent_dims,
+    H5Sget_simple_extent_type,
 };
 use hdf5_sys::h5t::{
     H5T_C_S1, H5T_IEEE_F32LE, H5T_IEEE_F64LE, H5T_STD_I8LE, H5T_STD_I16LE, H5T_STD_I32LE, H5T_STD_I64LE,
@@ -200,6 +201,18 @@ pub(super) fn space(shape: &[usize]) -> Result<Id, H5Error> {
             false => H5Screate_simple(rank, dims.as_ptr(), dims.as_ptr()),
         }
     })
+}
+
+/// A space whose first axis may grow without end. The caller holds the lock.
+pub(super) fn growing_space(shape: &[usize]) -> Result<Id, H5Error> {
+    let dims: Vec<hsize_t> = shape.iter().map(|dim| *dim as hsize_t).collect();
+    let mut most = dims.clone();
+    if let Some(first) = most.first_mut() {
+        *first = H5S_UNLIMITED;
+    }
+    let rank = i32::try_from(dims.len()).unwrap_or(i32::MAX);
+    // SAFETY: the caller holds the lock, and both have that many numbers.
+    Id::new(unsafe { H5Screate_simple(rank, dims.as_ptr(), most.as_ptr()) })
 }
 
 /// The shape of a space; `None`: it holds nothing at all. The caller holds the lock.

@@ -1,0 +1,240 @@
+//! Arrays in chunks: which chunks there are, and moving elements between them and a row-major buffer.
+
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::codec::{Coded, Filter, Pipeline, decode, encode};
+
+/// The shape of chunks that are not to be larger than `target` bytes: whole rows of the last axes, as many as fit.
+pub(crate) fn chunk_shape(shape: &[usize], element: usize, target: usize) -> Vec<usize> {
+    let mut chunk = vec![1; shape.len()];
+    let mut room = (target / element).max(1);
+    for (axis, len) in shape.iter().enumerate().rev() {
+        chunk[axis] = (*len).clamp(1, room);
+        room /= chunk[axis];
+    }
+    chunk
+}
+
+/// An array and its chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Grid {
+    pub(crate) shape: Vec<usize>,
+    pub(crate) chunk: Vec<usize>,
+    /// Bytes of an element.
+    pub(crate) element: usize,
+}
+
+impl Grid {
+    /// How many chunks there are along each axis.
+    fn counts(&self) -> Vec<usize> {
+        self.shape.iter().zip(&self.chunk).map(|(len, chunk)| len.div_ceil(*chunk)).collect()
+    }
+
+    /// How many bytes a chunk has; those at the end are as long as the others.
+    pub(crate) fn chunk_bytes(&self) -> usize {
+        self.chunk.iter().product::<usize>() * self.element
+    }
+
+    /// The first element of each chunk that holds some of the elements, axis by axis.
+    pub(crate) fn chunks(&self, wanted: &[Range<usize>]) -> Vec<Vec<usize>> {
+        let mut chunks = vec![Vec::new()];
+        for ((axis, count), chunk) in wanted.iter().zip(self.counts()).zip(&self.chunk) {
+            let (first, last) = (axis.start / chunk, axis.end.div_ceil(*chunk).min(count));
+            let last = if axis.is_empty() { first } else { last };
+            chunks = chunks
+                .into_iter()
+                .flat_map(|above| {
+                    (first..last).map(move |at| above.iter().copied().chain([at * chunk]).collect::<Vec<_>>())
+                })
+                .collect();
+        }
+        chunks
+    }
+
+    /// All elements.
+    pub(crate) fn all(&self) -> Vec<Range<usize>> {
+        self.shape.iter().map(|len| 0..*len).collect()
+    }
+
+    /// Takes a chunk out of a buffer of all elements; what lies beyond the end is zero.
+    fn gather(&self, buffer: &[u8], at: &[usize]) -> Vec<u8> {
+        let mut chunk = vec![0; self.chunk_bytes()];
+        self.runs(at, &self.all(), |in_chunk, in_buffer, len| {
+            chunk[in_chunk..in_chunk + len].copy_from_slice(&buffer[in_buffer..in_buffer + len]);
+        });
+        chunk
+    }
+
+    /// Calls `copy` for each run of bytes that a chunk and a part of the array share: where it lies in the chunk, where in a
+    /// row-major buffer of the part, and how long it is.
+    fn runs(&self, at: &[usize], part: &[Range<usize>], mut copy: impl FnMut(usize, usize, usize)) {
+        let both: Vec<Range<usize>> = at
+            .iter()
+            .zip(&self.chunk)
+            .zip(part)
+            .map(|((at, len), part)| part.start.max(*at)..part.end.min(at + len))
+            .collect();
+        if both.iter().any(Range::is_empty) {
+            return;
+        }
+        let Some((last, above)) = both.split_last() else { return copy(0, 0, self.element) };
+        let mut place: Vec<usize> = above.iter().map(|axis| axis.start).collect();
+        loop {
+            let (mut in_chunk, mut in_buffer) = (0, 0);
+            for (axis, place) in place.iter().chain([&last.start]).enumerate() {
+                in_chunk = in_chunk * self.chunk[axis] + place - at[axis];
+                in_buffer = in_buffer * part[axis].len() + place - part[axis].start;
+            }
+            copy(in_chunk * self.element, in_buffer * self.element, last.len() * self.element);
+            // The next row, as an odometer counts.
+            let Some(axis) = (0..above.len()).rev().find(|axis| place[*axis] + 1 < above[*axis].end) else {
+                return;
+            };
+            place[axis] += 1;
+            for inner in axis + 1..above.len() {
+                place[inner] = above[inner].start;
+            }
+        }
+    }
+}
+
+/// An array that went through its filters, ready to be written.
+#[derive(Clone, Debug)]
+pub(crate) struct Packed {
+    pub(crate) grid: Grid,
+    pub(crate) pipeline: Pipeline,
+    /// Where each chunk begins, and what it became.
+    pub(crate) chunks: Vec<(Vec<usize>, Coded)>,
+}
+
+/// Copies a part of an array: `copy` is told where a run of bytes lies in the array, where in a row-major buffer of the part, and
+/// how long it is.
+pub(crate) fn rows(
+    shape: &[usize],
+    element: usize,
+    part: &[Range<usize>],
+    copy: impl FnMut(usize, usize, usize),
+) {
+    let whole = Grid { shape: shape.to_vec(), chunk: shape.to_vec(), element };
+    whole.runs(&vec![0; shape.len()], part, copy);
+}
+
+/// Codes all chunks of a buffer on all cores.
+pub(crate) fn pack(grid: Grid, pipeline: Pipeline, buffer: &[u8]) -> Packed {
+    let all = grid.all();
+    pack_part(grid, pipeline, buffer, &all)
+}
+
+/// Codes the chunks that hold a part of the array that the buffer has whole.
+pub(crate) fn pack_part(grid: Grid, pipeline: Pipeline, buffer: &[u8], part: &[Range<usize>]) -> Packed {
+    let places = grid.chunks(part);
+    let coded = in_parallel(places, |at| {
+        let coded = encode(&pipeline, grid.gather(buffer, &at));
+        (at, coded)
+    });
+    Packed { grid, pipeline, chunks: coded }
+}
+
+/// Decodes chunks on all cores and puts the elements of a part of the array into a row-major buffer; `None` if one is
+/// damaged. Places without a chunk are zero.
+pub(crate) fn unpack(packed: Packed, part: &[Range<usize>]) -> Option<Vec<u8>> {
+    let Packed { grid, pipeline, chunks } = packed;
+    let count: usize = part.iter().map(Range::len).product();
+    let buffer = Mutex::new(crate::state::zeroed((count * grid.element) as u64)?);
+    let len = grid.chunk_bytes();
+    let whole = in_parallel(chunks, |(at, coded)| {
+        let Some(chunk) = decode(&pipeline, coded, len) else { return false };
+        let mut buffer = buffer.lock();
+        grid.runs(&at, part, |in_chunk, in_buffer, len| {
+            buffer[in_buffer..in_buffer + len].copy_from_slice(&chunk[in_chunk..in_chunk + len]);
+        });
+        true
+    });
+    whole.into_iter().all(|whole| whole).then(|| buffer.into_inner())
+}
+
+/// Does something with each item on all cores; the answers are in the order of the items.
+fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(items.len());
+    if threads < 2 {
+        return items.into_iter().map(work).collect();
+    }
+    let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    let next = AtomicUsize::new(0);
+    let mut answers = std::thread::scope(|scope| {
+        let work = || {
+            let mut answers = Vec::new();
+            loop {
+                let at = next.fetch_add(1, Ordering::Relaxed);
+                let Some(item) = items.get(at) else { return answers };
+                let item = item.lock().take();
+                answers.extend(item.map(|item| (at, work(item))));
+            }
+        };
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut answers = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => answers.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        answers
+    });
+    answers.sort_unstable_by_key(|(at, _)| *at);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+/// The filters of a dataset with elements of so many bytes.
+pub(crate) fn pipeline(shuffle: bool, codec: Option<Filter>, fletcher32: bool, element: usize) -> Pipeline {
+    let shuffle = (shuffle && element > 1 && codec.is_some()).then_some(Filter::Shuffle(element));
+    shuffle.into_iter().chain(codec).chain(fletcher32.then_some(Filter::Fletcher32)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn chunks_hold_whole_rows_as_many_as_fit() {
+        assert_eq!(chunk_shape(&[1000, 10, 10], 8, 8000), [10, 10, 10]);
+        assert_eq!(chunk_shape(&[5], 8, 1 << 20), [5]);
+        assert_eq!(chunk_shape(&[3, 1 << 20], 8, 1 << 10), [1, 128]);
+        assert_eq!(chunk_shape(&[0, 4], 8, 1 << 10), [1, 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_of_packed_arrays_are_those_of_the_array(
+            axes in prop::collection::vec((1_usize..9, 1_usize..5, 0_usize..9, 0_usize..9), 1..4),
+        ) {
+            let shape: Vec<usize> = axes.iter().map(|axis| axis.0).collect();
+            let chunk: Vec<usize> = axes.iter().map(|axis| axis.1.min(axis.0)).collect();
+            let part: Vec<Range<usize>> =
+                axes.iter().map(|axis| axis.2.min(axis.3).min(axis.0)..axis.2.max(axis.3).min(axis.0)).collect();
+            let count: usize = shape.iter().product();
+            let buffer: Vec<u8> = (0..count).flat_map(|at| u16::try_from(at).unwrap().to_le_bytes()).collect();
+            let grid = Grid { shape: shape.clone(), chunk, element: 2 };
+            let mut packed = pack(grid.clone(), pipeline(true, Some(Filter::Gzip(1)), true, 2), &buffer);
+            let needed = grid.chunks(&part);
+            packed.chunks.retain(|(at, _)| needed.contains(at));
+            let mut expected = Vec::new();
+            for at in 0..count {
+                let mut rest = at;
+                let place: Vec<usize> = shape.iter().rev().map(|len| { let p = rest % len; rest /= len; p }).collect();
+                if place.iter().rev().zip(&part).all(|(place, part)| part.contains(place)) {
+                    expected.extend(u16::try_from(at).unwrap().to_le_bytes());
+                }
+            }
+            prop_assert_eq!(unpack(packed, &part).unwrap(), expected);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The filters through which the chunks of a dataset go, as HDF5 defines them, outside the library and its lock.
+//!
+//! Source: "HDF5 File Format Specification", Filter Pipeline, and the documentation of the predefined filters.
+
+use std::io::{Read, Write};
+
+use flate2::Compression;
+use flate2::read::ZlibDecoder;
+use flate2::write::ZlibEncoder;
+
+use crate::lzf;
+
+/// One filter and what it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Filter {
+    /// The bytes of equal weight of all elements together; elements of so many bytes.
+    Shuffle(usize),
+    /// zlib, level 0 to 9.
+    Gzip(u8),
+    /// LZF.
+    Lzf,
+    /// A checksum of 32 bits after the data.
+    Fletcher32,
+}
+
+/// The filters of a dataset in the order in which they are applied when it is written.
+pub(crate) type Pipeline = Vec<Filter>;
+
+/// A chunk as it stands in the file, and which filters were left out (bit 0: the first one).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Coded {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) skipped: u32,
+}
+
+/// Applies all filters; a compression that gains nothing is left out.
+pub(crate) fn encode(pipeline: &[Filter], chunk: Vec<u8>) -> Coded {
+    let mut coded = Coded { bytes: chunk, skipped: 0 };
+    for (at, filter) in pipeline.iter().enumerate() {
+        match apply(*filter, &coded.bytes) {
+            Some(bytes) => coded.bytes = bytes,
+            None => coded.skipped |= 1 << at,
+        }
+    }
+    coded
+}
+
+fn apply(filter: Filter, chunk: &[u8]) -> Option<Vec<u8>> {
+    match filter {
+        Filter::Shuffle(size) => Some(shuffle(chunk, size)),
+        Filter::Gzip(level) => gzip(chunk, level),
+        Filter::Lzf => lzf::compress(chunk),
+        Filter::Fletcher32 => Some([chunk, &fletcher32(chunk).to_le_bytes()].concat()),
+    }
+}
+
+/// Undoes all filters that were not left out; `None` if the chunk of `len` bytes is damaged.
+pub(crate) fn decode(pipeline: &[Filter], coded: Coded, len: usize) -> Option<Vec<u8>> {
+    let mut bytes = coded.bytes;
+    for (at, filter) in pipeline.iter().enumerate().rev() {
+        if coded.skipped & (1 << at) == 0 {
+            bytes = undo(*filter, bytes, len)?;
+        }
+    }
+    (bytes.len() == len).then_some(bytes)
+}
+
+fn undo(filter: Filter, chunk: Vec<u8>, len: usize) -> Option<Vec<u8>> {
+    match filter {
+        Filter::Shuffle(size) => Some(unshuffle(&chunk, size)),
+        Filter::Gzip(_) => ungzip(&chunk, len),
+        Filter::Lzf => lzf::decompress(&chunk, len),
+        Filter::Fletcher32 => unfletcher32(chunk),
+    }
+}
+
+fn gzip(chunk: &[u8], level: u8) -> Option<Vec<u8>> {
+    let mut encoder = ZlibEncoder::new(Vec::with_capacity(chunk.len() / 2), Compression::new(level.into()));
+    encoder.write_all(chunk).ok()?;
+    encoder.finish().ok().filter(|packed| packed.len() < chunk.len())
+}
+
+fn ungzip(chunk: &[u8], len: usize) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(len);
+    // A chunk is followed by four bytes at most where a checksum comes before the compression.
+    ZlibDecoder::new(chunk).take(len as u64 + 4).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+/// Elements that are left over at the end stay as they are.
+fn shuffle(chunk: &[u8], size: usize) -> Vec<u8> {
+    let count = chunk.len() / size.max(1);
+    let mut bytes = chunk.to_vec();
+    if size < 2 || count < 2 {
+        return bytes;
+    }
+    for (place, plane) in bytes[..count * size].chunks_exact_mut(count).enumerate() {
+        for (byte, element) in plane.iter_mut().zip(chunk.chunks_exact(size)) {
+            *byte = element[place];
+        }
+    }
+    bytes
+}
+
+fn unshuffle(chunk: &[u8], size: usize) -> Vec<u8> {
+    let count = chunk.len() / size.max(1);
+    let mut bytes = chunk.to_vec();
+    if size < 2 || count < 2 {
+        return bytes;
+    }
+    for (place, plane) in chunk[..count * size].chunks_exact(count).enumerate() {
+        for (element, byte) in bytes.chunks_exact_mut(size).zip(plane) {
+            element[place] = *byte;
+        }
+    }
+    bytes
+}
+
+/// Fletcher's checksum over 16-bit words, the first byte of each the upper one (Fletcher, "An Arithmetic Checksum for
+/// Serial Transmissions", 1982).
+fn fletcher32(bytes: &[u8]) -> u32 {
+    let fold = |sum: u32| (sum & 0xffff) + (sum >> 16);
+    let (mut first, mut second) = (0_u32, 0_u32);
+    let words = bytes.chunks_exact(2);
+    let rest = words.remainder();
+    // So many words fit before the sums overflow.
+    for block in bytes[..bytes.len() - rest.len()].chunks(720) {
+        for word in block.chunks_exact(2) {
+            first += (u32::from(word[0]) << 8) | u32::from(word[1]);
+            second += first;
+        }
+        (first, second) = (fold(first), fold(second));
+    }
+    if let [last] = rest {
+        first += u32::from(*last) << 8;
+        second += first;
+        (first, second) = (fold(first), fold(second));
+    }
+    (first, second) = (fold(first), fold(second));
+    (second << 16) | first
+}
+
+fn unfletcher32(mut chunk: Vec<u8>) -> Option<Vec<u8>> {
+    let at = chunk.len().checked_sub(4)?;
+    let stored = chunk.split_off(at);
+    let sum = u32::from_le_bytes(stored.try_into().ok()?);
+    let right = fletcher32(&chunk);
+    // Some old releases wrote both bytes of each half in the other order.
+    let swapped = (right & 0xff00_ff00) >> 8 | (right & 0x00ff_00ff) << 8;
+    (sum == right || sum == swapped).then_some(chunk)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Bytes that nothing makes smaller: xorshift, as Marsaglia gives it in "Xorshift RNGs" (2003).
+    pub(crate) fn noise(len: usize) -> Vec<u8> {
+        let mut state = 0x9E37_79B9_u32;
+        let mut next = || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            state as u8
+        };
+        (0..len).map(|_| next()).collect()
+    }
+
+    fn pipelines() -> Vec<Pipeline> {
+        use Filter::{Fletcher32, Gzip, Lzf, Shuffle};
+        vec![
+            vec![],
+            vec![Shuffle(8), Gzip(4)],
+            vec![Gzip(9), Fletcher32],
+            vec![Shuffle(2), Lzf, Fletcher32],
+            vec![Fletcher32],
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn chunks_come_back(chunk in prop::collection::vec(0_u8..5, 0..3000)) {
+            for pipeline in pipelines() {
+                let coded = encode(&pipeline, chunk.clone());
+                prop_assert_eq!(decode(&pipeline, coded, chunk.len()).unwrap(), chunk.clone());
+            }
+        }
+
+        #[test]
+        fn damage_is_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), len in 0_usize..400, skipped: u32) {
+            for pipeline in pipelines() {
+                decode(&pipeline, Coded { bytes: bytes.clone(), skipped }, len);
+            }
+        }
+    }
+
+    #[test]
+    fn what_gains_nothing_is_left_out() {
+        let noise = noise(4096);
+        let coded = encode(&[Filter::Shuffle(4), Filter::Gzip(4), Filter::Fletcher32], noise.clone());
+        assert_eq!(coded.skipped, 0b10);
+        assert_eq!(coded.bytes.len(), noise.len() + 4);
+    }
+
+    #[test]
+    fn a_flipped_bit_does_not_match_the_checksum() {
+        let pipeline = [Filter::Fletcher32];
+        let coded = encode(&pipeline, vec![3; 1001]);
+        for at in 0..coded.bytes.len() {
+            let mut damaged = coded.clone();
+            damaged.bytes[at] ^= 16;
+            assert_eq!(decode(&pipeline, damaged, 1001), None, "byte {at}");
+        }
+    }
+}

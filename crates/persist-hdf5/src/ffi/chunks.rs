@@ -1,0 +1,193 @@
+//! Datasets in chunks: made, and their chunks written and read as they stand in the file, without the library's filters.
+
+use std::ffi::{c_int, c_uint, c_void};
+
+use hdf5_sys::h5::{H5allocate_memory, H5free_memory, hsize_t};
+use hdf5_sys::h5d::{H5D_fill_time_t, H5Dget_create_plist, H5Dread_chunk1, H5Dset_extent, H5Dwrite_chunk};
+use hdf5_sys::h5i::hid_t;
+use hdf5_sys::h5p::{
+    H5P_CLS_DATASET_CREATE, H5P_DEFAULT, H5Pcreate, H5Pget_chunk, H5Pget_filter2, H5Pget_nfilters,
+    H5Pset_chunk, H5Pset_deflate, H5Pset_fill_time, H5Pset_filter, H5Pset_fletcher32, H5Pset_shuffle,
+};
+use hdf5_sys::h5z::{
+    H5Z_CLASS_T_VERS, H5Z_FILTER_DEFLATE, H5Z_FILTER_FLETCHER32, H5Z_FILTER_SHUFFLE, H5Z_FLAG_OPTIONAL,
+    H5Z_FLAG_REVERSE, H5Z_class2_t, H5Zregister,
+};
+use persist_core::MAX_RANK;
+
+use super::dataset::Dataset;
+use super::library::{H5Error, Id, check, lock};
+use crate::codec::{Coded, Filter, Pipeline};
+use crate::lzf;
+
+/// The number of LZF among the filters of HDF5, and what h5py tells it: its own version and that of the format.
+const LZF: i32 = 32000;
+const LZF_VERSIONS: [c_uint; 2] = [4, 0x105];
+
+/// The most that a filter is told.
+const VALUES: usize = 8;
+
+unsafe extern "C" {
+    /// How many bytes a chunk takes in the file, 0 if there is none; not among the bindings.
+    fn H5Dget_chunk_storage_size(dataset: hid_t, offset: *const hsize_t, size: *mut hsize_t) -> c_int;
+}
+
+/// The properties of a dataset in chunks. The caller holds the lock.
+pub(super) fn properties(chunk: &[usize], pipeline: &[Filter], chunk_bytes: usize) -> Result<Id, H5Error> {
+    let dims: Vec<hsize_t> = chunk.iter().map(|len| *len as hsize_t).collect();
+    let rank = i32::try_from(dims.len()).unwrap_or(i32::MAX);
+    // SAFETY: the caller holds the lock, and there are as many numbers as axes.
+    unsafe {
+        let list = Id::new(H5Pcreate(*H5P_CLS_DATASET_CREATE))?;
+        check(H5Pset_chunk(list.get(), rank, dims.as_ptr()))?;
+        check(H5Pset_fill_time(list.get(), H5D_fill_time_t::H5D_FILL_TIME_NEVER))?;
+        for filter in pipeline {
+            check(match filter {
+                Filter::Shuffle(_) => H5Pset_shuffle(list.get()),
+                Filter::Gzip(level) => H5Pset_deflate(list.get(), (*level).into()),
+                Filter::Fletcher32 => H5Pset_fletcher32(list.get()),
+                Filter::Lzf => {
+                    let len = c_uint::try_from(chunk_bytes).unwrap_or(c_uint::MAX);
+                    let values = [LZF_VERSIONS[0], LZF_VERSIONS[1], len];
+                    H5Pset_filter(list.get(), LZF, H5Z_FLAG_OPTIONAL, values.len(), values.as_ptr())
+                }
+            })?;
+        }
+        Ok(list)
+    }
+}
+
+impl Dataset {
+    /// The shape of its chunks, and its filters if all of them are known here.
+    ///
+    /// # Errors
+    /// What the library says; also if it is not in chunks.
+    pub(crate) fn chunking(&self) -> Result<(Vec<usize>, Option<Pipeline>), H5Error> {
+        let _lock = lock();
+        let mut dims: [hsize_t; MAX_RANK] = [0; MAX_RANK];
+        // SAFETY: the lock is held; there is room for as many axes as an array has.
+        unsafe {
+            let list = Id::new(H5Dget_create_plist(self.id()))?;
+            let rank = check(H5Pget_chunk(list.get(), MAX_RANK as i32, dims.as_mut_ptr()))?;
+            let dims = &dims[..usize::try_from(rank).unwrap_or(0).min(MAX_RANK)];
+            let chunk = dims.iter().map(|len| usize::try_from(*len).unwrap_or(usize::MAX)).collect();
+            let count = check(H5Pget_nfilters(list.get()))?;
+            let filters = (0..count).map(|at| filter(&list, c_uint::try_from(at).unwrap_or(0)));
+            Ok((chunk, filters.collect::<Result<Vec<_>, _>>()?.into_iter().collect()))
+        }
+    }
+
+    /// Reads a chunk as it stands in the file; `None`: there is none.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub(crate) fn read_chunk(&self, at: &[usize], limit: usize) -> Result<Option<Coded>, H5Error> {
+        let _lock = lock();
+        let at: Vec<hsize_t> = at.iter().map(|place| *place as hsize_t).collect();
+        let (mut size, mut skipped) = (0, 0);
+        // SAFETY: the lock is held; there are as many numbers as axes, and the buffer is as long as the library says that
+        // the chunk is.
+        unsafe {
+            check(H5Dget_chunk_storage_size(self.id(), at.as_ptr(), &raw mut size))?;
+            if size == 0 {
+                return Ok(None);
+            }
+            let len = usize::try_from(size).ok().filter(|len| *len <= limit);
+            let len = len.ok_or_else(|| H5Error::new("a chunk is longer than it can be"))?;
+            let mut bytes = vec![0_u8; len];
+            let data = bytes.as_mut_ptr().cast::<c_void>();
+            check(H5Dread_chunk1(self.id(), H5P_DEFAULT, at.as_ptr(), &raw mut skipped, data))?;
+            Ok(Some(Coded { bytes, skipped }))
+        }
+    }
+
+    /// Writes a chunk as it is to stand in the file.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub(crate) fn write_chunk(&self, at: &[usize], coded: &Coded) -> Result<(), H5Error> {
+        let _lock = lock();
+        let at: Vec<hsize_t> = at.iter().map(|place| *place as hsize_t).collect();
+        let (data, len) = (coded.bytes.as_ptr().cast::<c_void>(), coded.bytes.len());
+        // SAFETY: the lock is held; there are as many numbers as axes, and the buffer has that length.
+        check(unsafe { H5Dwrite_chunk(self.id(), H5P_DEFAULT, coded.skipped, at.as_ptr(), len, data) })
+            .map(drop)
+    }
+
+    /// Gives it another shape; the number of axes stays.
+    ///
+    /// # Errors
+    /// What the library says; also if the axes cannot grow.
+    pub(crate) fn resize(&self, shape: &[usize]) -> Result<(), H5Error> {
+        let _lock = lock();
+        if self.shape()?.is_none_or(|now| now.len() != shape.len()) {
+            return Err(H5Error::new("the number of axes cannot change"));
+        }
+        let dims: Vec<hsize_t> = shape.iter().map(|len| *len as hsize_t).collect();
+        // SAFETY: the lock is held, and there are as many numbers as axes.
+        check(unsafe { H5Dset_extent(self.id(), dims.as_ptr()) }).map(drop)
+    }
+}
+
+/// A filter of a list, if it is known here.
+fn filter(list: &Id, at: c_uint) -> Result<Option<Filter>, H5Error> {
+    let (mut flags, mut config, mut count) = (0, 0, VALUES);
+    let mut values = [0; VALUES];
+    // SAFETY: the caller holds the lock; there is room for as many values as is said, and none for the name.
+    let id = check(unsafe {
+        let (values, name) = (values.as_mut_ptr(), std::ptr::null_mut());
+        H5Pget_filter2(list.get(), at, &raw mut flags, &raw mut count, values, 0, name, &raw mut config)
+    })?;
+    Ok(match id {
+        H5Z_FILTER_SHUFFLE => Some(Filter::Shuffle(values[0] as usize)),
+        H5Z_FILTER_DEFLATE => Some(Filter::Gzip(u8::try_from(values[0]).unwrap_or(9))),
+        H5Z_FILTER_FLETCHER32 => Some(Filter::Fletcher32),
+        LZF => Some(Filter::Lzf),
+        _ => None,
+    })
+}
+
+/// Lets the library itself read and write LZF, as it must for the files of others. The caller holds the lock.
+pub(super) fn register() {
+    let class = Box::leak(Box::new(H5Z_class2_t {
+        version: H5Z_CLASS_T_VERS as i32,
+        id: LZF,
+        encoder_present: 1,
+        decoder_present: 1,
+        name: c"lzf".as_ptr(),
+        can_apply: None,
+        set_local: None,
+        filter: Some(lzf_filter),
+    }));
+    // SAFETY: the lock is held, and the class lives as long as the process. If it fails, reading such a file says so.
+    unsafe { H5Zregister((&raw const *class).cast()) };
+}
+
+unsafe extern "C" fn lzf_filter(
+    flags: c_uint,
+    count: usize,
+    values: *const c_uint,
+    len: usize,
+    room: *mut usize,
+    buffer: *mut *mut c_void,
+) -> usize {
+    // SAFETY: the library passes as many values as it says, and a buffer of its own that holds `len` bytes; what takes
+    // its place is allocated by the library as well.
+    unsafe {
+        let input = std::slice::from_raw_parts((*buffer).cast::<u8>(), len);
+        let output = match flags & H5Z_FLAG_REVERSE != 0 {
+            true if count > 2 && !values.is_null() => lzf::decompress(input, *values.add(2) as usize),
+            true => None,
+            false => lzf::compress(input),
+        };
+        let Some(output) = output else { return 0 };
+        let place = H5allocate_memory(output.len().max(1), 0);
+        if place.is_null() {
+            return 0;
+        }
+        std::ptr::copy_nonoverlapping(output.as_ptr(), place.cast::<u8>(), output.len());
+        H5free_memory(*buffer);
+        (*buffer, *room) = (place, output.len());
+        output.len()
+    }
+}

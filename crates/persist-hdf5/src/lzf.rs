@@ -1,0 +1,132 @@
+//! LZF, the quick compression that h5py brings along (filter 32000), in the format of Marc Lehmann's liblzf.
+//!
+//! A byte below 32 announces that many bytes plus one as they are. Any other one is a copy of what came before: its upper three bits
+//! are the length minus two (7: another byte is added to it), its lower five bits and one more byte the distance minus one.
+
+/// The longest run of bytes as they are.
+const LITERALS: usize = 32;
+
+/// The longest copy, and the farthest that it reaches back.
+const LONGEST: usize = 264;
+const FARTHEST: usize = 8192;
+
+/// How many places are remembered.
+const SLOTS: usize = 1 << 14;
+
+/// Compresses; `None` if that takes as many bytes as before.
+pub(crate) fn compress(input: &[u8]) -> Option<Vec<u8>> {
+    let mut output = Vec::with_capacity(input.len());
+    let mut seen = vec![usize::MAX; SLOTS];
+    let (mut at, mut literals) = (0, 0);
+    while at + 2 < input.len() {
+        let slot = &mut seen[slot(input, at)];
+        let earlier = std::mem::replace(slot, at);
+        let near = earlier != usize::MAX && at - earlier <= FARTHEST;
+        if !near || input[earlier..earlier + 3] != input[at..at + 3] {
+            at += 1;
+            continue;
+        }
+        copy_literals(&input[literals..at], &mut output);
+        let len = common(&input[earlier..], &input[at..]);
+        copy_back(at - earlier - 1, len - 2, &mut output);
+        at += len;
+        literals = at;
+        if output.len() >= input.len() {
+            return None;
+        }
+    }
+    copy_literals(&input[literals..], &mut output);
+    (output.len() < input.len()).then_some(output)
+}
+
+fn slot(input: &[u8], at: usize) -> usize {
+    let three = u32::from_le_bytes([input[at], input[at + 1], input[at + 2], 0]);
+    (three.wrapping_mul(0x9E37_79B1) >> 18) as usize
+}
+
+/// How long two pieces agree; at least three bytes are known to.
+fn common(earlier: &[u8], now: &[u8]) -> usize {
+    let most = now.len().min(LONGEST);
+    (3..most).find(|at| earlier[*at] != now[*at]).unwrap_or(most)
+}
+
+fn copy_literals(bytes: &[u8], output: &mut Vec<u8>) {
+    for run in bytes.chunks(LITERALS) {
+        output.push((run.len() - 1) as u8);
+        output.extend_from_slice(run);
+    }
+}
+
+fn copy_back(distance: usize, len: usize, output: &mut Vec<u8>) {
+    let high = (distance >> 8) as u8;
+    if len < 7 {
+        output.push(((len as u8) << 5) | high);
+    } else {
+        output.extend([(7 << 5) | high, (len - 7) as u8]);
+    }
+    output.push((distance & 0xff) as u8);
+}
+
+/// Decompresses what has `len` bytes; `None` if it is damaged.
+pub(crate) fn decompress(input: &[u8], len: usize) -> Option<Vec<u8>> {
+    // Two bytes become 264 at most, so a length that is made up takes no memory.
+    let mut output = Vec::with_capacity(len.min(input.len().saturating_mul(LONGEST)));
+    let mut input = input.iter().copied();
+    while let Some(control) = input.next() {
+        let control = usize::from(control);
+        if control < LITERALS {
+            for _ in 0..=control {
+                output.push(input.next()?);
+            }
+        } else {
+            let mut count = control >> 5;
+            if count == 7 {
+                count += usize::from(input.next()?);
+            }
+            let distance = ((control & 0x1f) << 8) + usize::from(input.next()?) + 1;
+            let start = output.len().checked_sub(distance)?;
+            for at in start..start + count + 2 {
+                output.push(output[at]);
+            }
+        }
+        if output.len() > len {
+            return None;
+        }
+    }
+    (output.len() == len).then_some(output)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_was_compressed_comes_back(words in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..6), picks in prop::collection::vec(0_usize..6, 0..400)) {
+            let input: Vec<u8> = picks.iter().flat_map(|pick| words[pick % words.len()].clone()).collect();
+            if let Some(packed) = compress(&input) {
+                prop_assert!(packed.len() < input.len());
+                prop_assert_eq!(decompress(&packed, input.len()).unwrap(), input);
+            }
+        }
+
+        #[test]
+        fn damage_is_no_panic(input in prop::collection::vec(any::<u8>(), 0..300), len in 0_usize..2000) {
+            if let Some(output) = decompress(&input, len) {
+                prop_assert_eq!(output.len(), len);
+            }
+        }
+    }
+
+    #[test]
+    fn repetition_is_worth_it_and_noise_is_not() {
+        assert!(compress(&[7; 100_000]).unwrap().len() < 2000);
+        let noise = crate::codec::tests::noise(10_000);
+        assert_eq!(compress(&noise), None);
+        assert_eq!(decompress(b"\x02abc\x20\x02", 6).unwrap(), b"abcabc");
+    }
+}
