@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use persist_core::{Descriptor, Expiry, Key, Kind, Metadata, Result, StorageError, Version};
+use persist_core::{Descriptor, ErrorKind, Expiry, Key, Kind, Metadata, Result, StorageError, Version};
 
 use crate::change::{Answer, Change, Done, Draft, Step};
 use crate::error::damage;
@@ -26,6 +26,7 @@ pub(crate) struct Transaction<'t> {
     shared: &'t Shared,
     descriptor: &'t Descriptor,
     groups: &'t mut HashSet<String>,
+    others: &'t HashSet<String>,
     staged: Staged,
     /// Groups that were made (true) or removed.
     regrouped: Vec<(String, bool)>,
@@ -58,10 +59,11 @@ impl<'t> Transaction<'t> {
         file: &'t H5File,
         shared: &'t Shared,
         groups: &'t mut HashSet<String>,
+        others: &'t HashSet<String>,
         floor: u64,
     ) -> Self {
         let descriptor = &shared.descriptor;
-        Self { file, shared, descriptor, groups, staged: Staged::new(), regrouped: Vec::new(), floor }
+        Self { file, shared, descriptor, groups, others, staged: Staged::new(), regrouped: Vec::new(), floor }
     }
 
     /// Ends it.
@@ -124,8 +126,29 @@ impl<'t> Transaction<'t> {
         {
             return Err(damage(self.descriptor, operation, step.key(), what));
         }
+        self.check_foreign(operation, step, found.as_deref())?;
         let metadata = self.metadata(&found);
         self.descriptor.check_condition(operation, step.condition(), step.key(), metadata.as_ref())
+    }
+
+    /// What is somebody else's has no expiry, and what is neither a dataset nor a group stays where it is.
+    fn check_foreign(&self, operation: &'static str, step: &Step, found: Option<&Record>) -> Result<()> {
+        let message = match (step, found.map(|record| &record.state)) {
+            (Step::Touch { .. }, Some(State::Foreign)) => {
+                "the dataset was not written by persist and has no expiry; store it anew to give it one"
+                    .to_owned()
+            }
+            (Step::Put(draft), None) if !self.others.is_empty() => {
+                let path = path_of(&draft.key);
+                let taken = groups_of(&path).chain([&*path]).find(|path| self.others.contains(*path));
+                let Some(taken) = taken else { return Ok(()) };
+                format!(
+                    "a link or named type that persist does not touch lies at {taken}; remove it with another tool"
+                )
+            }
+            _ => return Ok(()),
+        };
+        Err(self.descriptor.error(ErrorKind::Unsupported, operation, message).with_key(step.key()))
     }
 
     fn step(&mut self, step: &Step) -> Result<Done, H5Error> {

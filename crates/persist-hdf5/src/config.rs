@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use persist_core::{ByteSize, HumanDuration};
 use schemars::JsonSchema;
@@ -39,6 +40,10 @@ pub struct Hdf5Config {
     /// 16 MiB unless set.
     #[serde(default = "default_log_limit")]
     pub log_limit: ByteSize,
+    /// How long there must be nothing to do before the log is copied into the file, so that other programs see what is new;
+    /// 50 ms unless set.
+    #[serde(default = "default_checkpoint_after")]
+    pub checkpoint_after: HumanDuration,
     /// How arrays and bytes are kept: chunked and compressed, or (unless set) in one piece.
     #[serde(default)]
     pub filters: Filters,
@@ -65,6 +70,10 @@ fn default_log_limit() -> ByteSize {
     ByteSize(16 << 20)
 }
 
+fn default_checkpoint_after() -> HumanDuration {
+    HumanDuration(Duration::from_millis(50))
+}
+
 fn default_compact_at() -> u8 {
     50
 }
@@ -80,6 +89,7 @@ impl Hdf5Config {
             path: path.into(),
             durability: Durability::default(),
             log_limit: default_log_limit(),
+            checkpoint_after: default_checkpoint_after(),
             filters: Filters::default(),
             filter_rules: Vec::new(),
             compact_at: default_compact_at(),

@@ -36,6 +36,8 @@ pub(crate) struct Engine {
     shared: Arc<Shared>,
     /// The groups in the file.
     groups: HashSet<String>,
+    /// Where something lies that is neither a dataset nor a group.
+    others: HashSet<String>,
     /// What the file says of versions.
     floor: u64,
     log_limit: u64,
@@ -70,6 +72,7 @@ impl Engine {
             file: Some(file),
             shared,
             groups: found.groups,
+            others: found.others,
             floor: root.floor,
             log_limit: config.log_limit.0,
             compact_at: config.compact_at,
@@ -168,7 +171,8 @@ impl Engine {
     ) -> std::result::Result<T, Failure> {
         self.report().admit(&self.shared.descriptor, operation).map_err(Failure::Undone)?;
         let Some(file) = &self.file else { return Err(Failure::Undone(self.ended(operation))) };
-        let mut transaction = Transaction::new(file, &self.shared, &mut self.groups, self.floor);
+        let mut transaction =
+            Transaction::new(file, &self.shared, &mut self.groups, &self.others, self.floor);
         let done = work(&mut transaction);
         let changed = transaction.finish();
         let done = done.map_err(|error| self.undo(operation, error, &changed.regrouped))?;

@@ -18,6 +18,8 @@ const DEEPEST: usize = 1024;
 pub(crate) struct Found {
     pub(crate) records: Staged,
     pub(crate) groups: HashSet<String>,
+    /// Paths at which something lies that is neither a dataset nor a group: links that are not followed, named types.
+    pub(crate) others: HashSet<String>,
     /// Something that cannot be copied into another file as it is, in words.
     pub(crate) odd: Option<&'static str>,
 }
@@ -64,7 +66,7 @@ impl Scan<'_> {
                     self.found.odd = Some("a group in it is reached by more than one path");
                     tracing::warn!(path = below, "a group that is reached twice or too deep is left out");
                 }
-                Item::Other => {}
+                Item::Other => drop(self.found.others.insert(below)),
             }
         }
         Ok(())

@@ -73,7 +73,7 @@ impl Hdf5Storage {
         };
         let engine = Engine::open(&descriptor, site, &config)?;
         let shared = Arc::clone(engine.shared());
-        let worker = Worker::start(engine)?;
+        let worker = Worker::start(engine, config.checkpoint_after.0)?;
         let choice = Choice::new(config.filters, config.filter_rules);
         Ok(Self { inner: Arc::new(Inner { shared, choice, worker }) })
     }

@@ -24,10 +24,7 @@ const QUEUE: usize = 1024;
 /// A commit takes no more changes once it holds so many bytes.
 const COMMIT_BYTES: u64 = 16 << 20;
 
-/// How long nothing must be asked before the log is copied into the file.
-const PAUSE: Duration = Duration::from_millis(50);
-
-/// How long to wait before that is tried again, if another process was reading.
+/// How long to wait before the log is tried to be copied again, if another process was reading.
 const LONG_PAUSE: Duration = Duration::from_millis(500);
 
 type Reply<T> = oneshot::Sender<T>;
@@ -57,12 +54,12 @@ impl Worker {
     ///
     /// # Errors
     /// If there can be no thread.
-    pub(crate) fn start(engine: Engine) -> Result<Self> {
+    pub(crate) fn start(engine: Engine, pause: Duration) -> Result<Self> {
         let shared = Arc::clone(engine.shared());
         let (queue, jobs) = channel();
         let thread = std::thread::Builder::new()
             .name("persist-hdf5".to_owned())
-            .spawn(move || run(engine, &jobs))
+            .spawn(move || run(engine, &jobs, pause))
             .map_err(|error| system(&shared.descriptor, "open", "the thread that writes", error))?;
         let room = Arc::new(Semaphore::new(QUEUE));
         Ok(Self { queue, room, shared, thread: Mutex::new(Some(thread)) })
@@ -165,9 +162,10 @@ impl Batch {
     }
 }
 
-fn run(mut engine: Engine, queue: &Receiver<Queued>) {
+/// Works until the storage is closed; after `idle` without a job the log is copied into the file.
+fn run(mut engine: Engine, queue: &Receiver<Queued>, idle: Duration) {
     let mut batch = Batch::default();
-    let mut pause = PAUSE;
+    let mut pause = idle;
     loop {
         let first = match engine.is_unsettled() {
             true => queue.recv_timeout(pause),
@@ -176,7 +174,7 @@ fn run(mut engine: Engine, queue: &Receiver<Queued>) {
         let first = match first {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
-                pause = if engine.checkpoint().unwrap_or(false) { PAUSE } else { LONG_PAUSE };
+                pause = if engine.checkpoint().unwrap_or(false) { idle } else { idle.max(LONG_PAUSE) };
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => (Job::Close(None), None),

@@ -4,9 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use libtest_mimic::{Arguments, Trial};
-use persist_core::{BaseStorage, ByteSize, OpenContext, Result};
+use persist_core::{BaseStorage, ByteSize, HumanDuration, OpenContext, Result};
 use persist_hdf5::{Durability, Hdf5Config, Hdf5Storage};
 use persist_testkit::crash::inject::{Excuse, Inject};
 use persist_testkit::crash::kill::Kill;
@@ -15,12 +16,16 @@ use persist_testkit::crash::replay::Replay;
 use persist_testkit::crash::sweep::Sweep;
 use persist_testkit::crash::{self, Report, Subject, Trouble, Workload};
 
-fn subject(name: &str, durability: Durability, compact_at: u8) -> Subject {
+/// `idle`: the log is copied into the file also when nothing is asked, and so when nobody can be told that it failed.
+fn subject(name: &str, durability: Durability, compact_at: u8, idle: bool) -> Subject {
     let open = move |root: PathBuf| async move {
         let mut config = Hdf5Config::new(root.join("main.h5")).durability(durability);
         // Short, so that the log is copied and begun anew all the time.
         config.log_limit = ByteSize(64 << 10);
         config.compact_at = compact_at;
+        if !idle {
+            config.checkpoint_after = HumanDuration(Duration::from_secs(3600));
+        }
         let storage = Hdf5Storage::open("main", config, &OpenContext::default()).await?;
         Ok(Arc::new(storage) as Arc<dyn BaseStorage>) as Result<_>
     };
@@ -103,11 +108,13 @@ fn inject_writes(subject: &Subject) -> std::result::Result<Report, Trouble> {
 }
 
 fn main() -> ExitCode {
-    let strict = subject("strict", Durability::Strict, 100);
-    let relaxed = subject("relaxed", Durability::Relaxed, 100);
+    let strict = subject("strict", Durability::Strict, 100, true);
+    let relaxed = subject("relaxed", Durability::Relaxed, 100, true);
+    let failing = subject("failing", Durability::Strict, 100, false);
     // Each `maintain` compacts the file.
-    let compacting = subject("compacting", Durability::Strict, 0);
-    if let Some(code) = crash::serve(&[&strict, &relaxed, &compacting]) {
+    let compacting = subject("compacting", Durability::Strict, 0, true);
+    let failing_to = subject("failing_to_compact", Durability::Strict, 0, false);
+    if let Some(code) = crash::serve(&[&strict, &relaxed, &failing, &compacting, &failing_to]) {
         return code;
     }
     // A relaxed storage promises nothing about power cuts.
@@ -117,12 +124,12 @@ fn main() -> ExitCode {
         ("strict::sweep_of_open", &strict, sweep_of_open),
         ("strict::replay", &strict, replay),
         ("strict::replay_concurrent", &strict, replay_concurrent),
-        ("strict::inject", &strict, inject),
+        ("strict::inject", &failing, inject),
         ("relaxed::kill", &relaxed, kill),
         ("compacting::kill", &compacting, kill),
         ("compacting::sweep", &compacting, sweep),
         ("compacting::replay", &compacting, replay),
-        ("compacting::inject", &compacting, inject_writes),
+        ("compacting::inject", &failing_to, inject_writes),
     ];
     let trial = |(name, subject, run): (&str, &Subject, Run)| {
         let subject = subject.clone();

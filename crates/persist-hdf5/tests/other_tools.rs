@@ -7,8 +7,8 @@ mod h5py;
 use std::path::Path;
 
 use persist_core::{
-    Array, BaseStorage, DType, DeleteOptions, ErrorKind, Key, Kind, ListOptions, OpenContext, StorageExt,
-    StoreOptions, Value,
+    Array, BaseStorage, DType, DeleteOptions, ErrorKind, Expiry, Key, Kind, ListOptions, OpenContext,
+    StorageExt, StoreOptions, Value,
 };
 use persist_hdf5::{Codec, FilterRule, Filters, Hdf5Config, Hdf5Storage, Shuffle};
 use persist_testkit::crash;
@@ -191,6 +191,13 @@ async fn change_foreign(storage: &Hdf5Storage) {
     let stored = storage.put_with("half", &serde_json::json!({"x": 1}), options).await.unwrap();
     assert!(stored.version > before.version);
     assert!(storage.delete(&key("text"), DeleteOptions::new()).await.unwrap());
+    // What is not persist's to change stays, and the change says why.
+    let forever = storage.touch(&key("scalar"), Expiry::Never).await.unwrap_err();
+    assert_eq!(forever.kind(), ErrorKind::Unsupported, "{forever}");
+    for taken in ["soft", "soft/below", "outside"] {
+        let refused = storage.put(taken, &1).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+    }
     assert_eq!(storage.retrieve(&key("text")).await.unwrap(), None);
 }
 
