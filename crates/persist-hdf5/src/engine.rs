@@ -12,7 +12,7 @@ use crate::apply::Transaction;
 use crate::change::{Answer, Change, Done};
 use crate::compaction::{Compacted, Fresh, build, install, is_due, unused};
 use crate::config::Hdf5Config;
-use crate::error::{again, kind_of, library, system};
+use crate::error::{again, library, system};
 use crate::fetch::{Fetched, fetch_own};
 use crate::ffi::{H5Error, H5File};
 use crate::foreign::{self, ForeignError};
@@ -476,19 +476,11 @@ impl Engine {
             drop(self.file.take());
             return sound;
         }
+        // The last commit left a complete file. What the library writes when it closes one only gives back some bytes at its end.
+        self.site.session.lock().forget();
         let closed = self.file.take().map_or(Ok(()), H5File::close);
         closed.map_err(|error| self.library_error("close", "cannot close the file", error))?;
-        if self.site.session.lock().is_dirty() {
-            let committed = self.site.session.lock().commit();
-            match committed {
-                Ok(()) => self.site.session.lock().publish(),
-                // What the library writes at the end saves room, and is not needed.
-                Err(CommitError::Undone(error)) if kind_of(&error) == ErrorKind::Capacity => {
-                    self.site.session.lock().roll_back();
-                }
-                Err(error) => return Err(self.judge(error).error("close")),
-            }
-        }
+        self.site.session.lock().roll_back();
         match self.last_checkpoint() {
             Ok(true) => {
                 self.site.remove_log().map_err(|error| system(self.descriptor(), "close", "the log", error))

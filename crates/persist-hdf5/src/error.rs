@@ -7,7 +7,7 @@ use persist_core::{Descriptor, ErrorKind, Key, StorageError};
 use crate::ffi::H5Error;
 
 /// What an error of the operating system means for a storage.
-pub(crate) fn kind_of(error: &io::Error) -> ErrorKind {
+fn kind_of(error: &io::Error) -> ErrorKind {
     use std::io::ErrorKind as Io;
     match error.kind() {
         Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge | Io::OutOfMemory => ErrorKind::Capacity,

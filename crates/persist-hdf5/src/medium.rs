@@ -431,11 +431,6 @@ impl Session {
         self.failure = None;
     }
 
-    /// True if something was written since the last commit.
-    pub(crate) fn is_dirty(&self) -> bool {
-        !self.pending.is_empty() || !self.direct.is_empty() || self.end != self.medium.end()
-    }
-
     /// How long the log is, in bytes.
     pub(crate) fn log_bytes(&self) -> u64 {
         self.log.as_ref().map_or(0, Log::len)
