@@ -59,7 +59,7 @@ async fn parts_are_those_of_the_whole() {
             let found = storage.retrieve_slice(&name, &part).await.unwrap().unwrap();
             assert_eq!(found, expected(&array, &part), "{prefix} {part:?}");
         }
-        let error = storage.retrieve_slice(&name, &[0..1]).await.unwrap_err();
+        let error = storage.retrieve_slice(&name, std::slice::from_ref(&(0..1))).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidValue, "{error}");
         let name = key(&format!("{prefix}scalar"));
         storage.store(&name, Value::Array(scalar.clone()), StoreOptions::new()).await.unwrap();
@@ -67,10 +67,10 @@ async fn parts_are_those_of_the_whole() {
     }
     storage.store(&key("bytes"), Value::bytes(vec![1; 9]), StoreOptions::new()).await.unwrap();
     assert_eq!(
-        storage.retrieve_slice(&key("bytes"), &[0..1]).await.unwrap_err().kind(),
+        storage.retrieve_slice(&key("bytes"), std::slice::from_ref(&(0..1))).await.unwrap_err().kind(),
         ErrorKind::InvalidValue
     );
-    assert_eq!(storage.retrieve_slice(&key("absent"), &[0..1]).await.unwrap(), None);
+    assert_eq!(storage.retrieve_slice(&key("absent"), std::slice::from_ref(&(0..1))).await.unwrap(), None);
     storage.close().await.unwrap();
 }
 
