@@ -125,11 +125,11 @@ impl Engine {
         match self.together(changes) {
             Ok(answers) => answers,
             // One of them cannot be done: the others must not suffer from that.
-            Err(Failure::Undone(_)) if changes.len() > 1 => {
+            Err(Failure::Undone(error)) if changes.len() > 1 && may_be_one_of_them(&error) => {
                 Report::count(&self.report().retried_batches, 1);
                 changes.iter().map(|change| self.alone(change)).collect()
             }
-            Err(Failure::Undone(_)) if is_splittable(changes) => {
+            Err(Failure::Undone(error)) if is_splittable(changes) && may_be_one_of_them(&error) => {
                 changes.iter().map(|change| self.alone(change)).collect()
             }
             Err(failure) => refuse(changes, failure),
@@ -507,6 +507,11 @@ fn refuse(changes: &[Change], failure: Failure) -> Vec<Result<Answer>> {
     let error = failure.error(first.operation);
     let rest: Vec<_> = rest.iter().map(|change| Err(again(&error, change.operation))).collect();
     std::iter::once(Err(error)).chain(rest).collect()
+}
+
+/// True unless the disk fails whatever is written: then each of them would only fail by itself.
+fn may_be_one_of_them(error: &StorageError) -> bool {
+    !matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::AccessDenied | ErrorKind::ReadOnly)
 }
 
 fn is_splittable(changes: &[Change]) -> bool {
