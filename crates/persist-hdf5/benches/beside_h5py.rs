@@ -1,8 +1,8 @@
 //! The same work with persist and with h5py, interleaved, medians: `cargo bench -p persist-hdf5`. A name among the arguments
 //! (`large`, `gzip`, `lzf`, `small`, `slices`, `appends`) picks one piece of work, `--rounds N` says how often.
 //!
-//! Both start from an empty file, and both end with everything on the disk (`os.fsync` for h5py, strict durability here). What h5py
-//! measures is its own time, without Python's start. `docs/benchmarks.md` has figures.
+//! Both start from an empty file, and both end with everything on the disk (`os.fsync` for h5py, strict durability here).
+//! The time of h5py is its own, without the start of Python.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and a panic is its report")]
 
 #[path = "../tests/h5py/mod.rs"]
