@@ -31,8 +31,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! Features, one for each backend: `file`, `cache` and `sqlite` (all on by default), `redis`, and `hdf5`, which
-//! needs the HDF5 library (Debian: `libhdf5-dev`); one for each layer
+//! Features, one for each backend: `file`, `cache`, `sqlite` and `pack` (all on by default), `redis`, and `hdf5`, which
+//! needs the HDF5 library (Debian: `libhdf5-dev`); `pack-zstd` adds zstd to packs; one for each layer
 //! that brings other crates: `compress`, `encrypt` and `metrics`; `full` is all of them.
 
 pub use persist_core::*;
@@ -47,6 +47,8 @@ pub use persist_cache as cache;
 pub use persist_file as file;
 #[cfg(feature = "hdf5")]
 pub use persist_hdf5 as hdf5;
+#[cfg(feature = "pack")]
+pub use persist_pack as pack;
 #[cfg(feature = "redis")]
 pub use persist_redis as redis;
 #[cfg(feature = "sqlite")]

@@ -1,5 +1,6 @@
 //! The sample configurations, the examples of the documentation and the schema for editors are what the code accepts.
-#![cfg(all(feature = "file", feature = "cache", feature = "sqlite", feature = "redis", feature = "hdf5"))]
+#![cfg(all(feature = "file", feature = "cache", feature = "sqlite", feature = "pack"))]
+#![cfg(all(feature = "redis", feature = "hdf5"))]
 #![cfg(all(feature = "compress", feature = "encrypt", feature = "metrics"))]
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
 

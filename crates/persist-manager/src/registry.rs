@@ -53,6 +53,7 @@ built_in! {
     "cache" ["cache", "memory", "ttl_cache"] persist_cache::CacheBackend;
     "file" ["file", "files", "fs"] persist_file::FileBackend;
     "hdf5" ["hdf5", "h5"] persist_hdf5::Hdf5Backend;
+    "pack" ["pack", "packs"] persist_pack::PackBackend;
     "redis" ["redis", "valkey"] persist_redis::RedisBackend;
     "sqlite" ["sqlite", "database", "sqlite3"] persist_sqlite::SqliteBackend;
 }

@@ -11,6 +11,8 @@ mod get;
 mod health;
 mod ls;
 mod mv;
+#[cfg(feature = "pack")]
+mod pack;
 mod put;
 mod restore;
 mod rm;
@@ -48,6 +50,8 @@ pub(crate) enum Verb {
     Restore(restore::Restore),
     Verify(verify::Verify),
     Compact(compact::Compact),
+    #[cfg(feature = "pack")]
+    Pack(pack::Pack),
     Stats(stats::Stats),
     Health(health::Health),
     Stores(stores::Stores),
@@ -76,6 +80,8 @@ impl Verb {
             Self::Restore(verb) => verb.run(app).await,
             Self::Verify(verb) => verb.run(app).await,
             Self::Compact(verb) => verb.run(app).await,
+            #[cfg(feature = "pack")]
+            Self::Pack(verb) => verb.run(app).await,
             Self::Stats(verb) => verb.run(app).await,
             Self::Health(verb) => verb.run(app).await,
             Self::Stores(verb) => verb.run(app).await,

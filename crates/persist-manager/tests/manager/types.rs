@@ -29,9 +29,10 @@ fn an_alias_means_the_type() {
 }
 
 /// The types that come with persist, and whether they are compiled in.
-const BUILT_IN: [(&str, bool); 4] = [
+const BUILT_IN: [(&str, bool); 5] = [
     ("file", cfg!(feature = "file")),
     ("cache", cfg!(feature = "cache")),
+    ("pack", cfg!(feature = "pack")),
     ("redis", cfg!(feature = "redis")),
     ("sqlite", cfg!(feature = "sqlite")),
 ];

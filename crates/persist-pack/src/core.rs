@@ -1,0 +1,138 @@
+//! What the thread that writes and all who read share.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use persist_core::{Descriptor, ErrorKind, Key, Result};
+
+use crate::config::PackConfig;
+use crate::fault::{Fault, damage};
+use crate::folder::{Folder, Look};
+use crate::state::State;
+use crate::wire::Wrong;
+
+/// What the writer tells of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    /// Why it refuses to write until the storage is opened again.
+    failure: Mutex<Option<String>>,
+    pub(crate) commits: AtomicU64,
+    pub(crate) changes: AtomicU64,
+    pub(crate) largest_batch: AtomicU64,
+    /// Values that were in a pack already.
+    pub(crate) shared_values: AtomicU64,
+    pub(crate) sealed: AtomicU64,
+    pub(crate) compactions: AtomicU64,
+}
+
+impl Report {
+    /// Why nothing is written any more.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
+    }
+
+    /// Nothing is written from now on; the first reason stays.
+    pub(crate) fn fail(&self, why: &io::Error) {
+        self.failure.lock().get_or_insert_with(|| why.to_string());
+    }
+
+    pub(crate) fn count(counter: &AtomicU64, by: u64) {
+        counter.fetch_add(by, Ordering::Relaxed);
+    }
+}
+
+/// A folder of packs, as a storage sees it.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) descriptor: Arc<Descriptor>,
+    pub(crate) config: PackConfig,
+    pub(crate) folder: Folder,
+    pub(crate) state: RwLock<State>,
+    pub(crate) report: Report,
+}
+
+impl Core {
+    /// What is stored now. A storage that only reads looks first what others have written.
+    ///
+    /// # Errors
+    /// Why the packs cannot be read.
+    pub(crate) fn look(&self) -> std::result::Result<RwLockReadGuard<'_, State>, Fault> {
+        if self.config.read_only {
+            self.follow()?;
+        }
+        Ok(self.state.read())
+    }
+
+    /// Takes in what another process has written.
+    fn follow(&self) -> std::result::Result<(), Fault> {
+        let state = self.state.read();
+        match &state.log {
+            Some(log) => {
+                if !log.has_changed()? {
+                    return Ok(());
+                }
+                drop(state);
+                let mut state = self.state.write();
+                let anew = state.log.as_mut().map_or(Ok(true), crate::log::Log::follow)?;
+                if anew {
+                    *state = State::open(&self.folder, false)?;
+                }
+            }
+            None => {
+                let unchanged = state.look.is_still_right(&self.folder)?;
+                drop(state);
+                if unchanged {
+                    return Ok(());
+                }
+                let look = Look::take(&self.folder)?;
+                let mut state = self.state.write();
+                if look.packs == state.look.packs {
+                    state.look = look;
+                } else {
+                    *state = State::open(&self.folder, false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a change begin.
+    ///
+    /// # Errors
+    /// `Unavailable` after a sync that failed.
+    pub(crate) fn admit(&self, operation: &'static str) -> Result<()> {
+        match self.report.failure() {
+            None => Ok(()),
+            Some(why) => Err(self.descriptor.error(
+                ErrorKind::Unavailable,
+                operation,
+                format!(
+                    "a write or sync failed before ({why}); nothing is written until the storage is opened again: \
+                     check the disk first"
+                ),
+            )),
+        }
+    }
+
+    /// The error of a record that is damaged.
+    pub(crate) fn damage(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        wrong: Wrong,
+    ) -> persist_core::StorageError {
+        damage(&self.descriptor, operation, wrong).with_key(key)
+    }
+
+    /// The error of something that cannot be read.
+    pub(crate) fn fault(
+        &self,
+        operation: &'static str,
+        key: Option<&Key>,
+        fault: Fault,
+    ) -> persist_core::StorageError {
+        fault.into_error(&self.descriptor, operation, key)
+    }
+}
