@@ -183,13 +183,20 @@ impl Tiered {
         })))
     }
 
-    /// Does a change to its end, whatever becomes of the caller.
-    async fn detached<T, F>(&self, change: impl FnOnce(Arc<Tiers>) -> F) -> Result<T>
+    /// Does a change to its end, whatever becomes of the caller. The lanes of its keys were taken before, so that changes come
+    /// in the order in which they were begun: one whose caller has gone never comes after a later one.
+    async fn detached<T, F>(&self, lanes: Vec<Flight>, change: impl FnOnce(Arc<Tiers>) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let done = tokio::spawn(change(Arc::clone(&self.0))).await;
+        let change = change(Arc::clone(&self.0));
+        let done = tokio::spawn(async move {
+            let answer = change.await;
+            drop(lanes);
+            answer
+        });
+        let done = done.await;
         done.unwrap_or_else(|_| {
             let message = "the change ended without an answer";
             Err(self.0.descriptor.error(ErrorKind::Internal, "store", message).with_outcome_unknown())
@@ -223,7 +230,6 @@ impl Tiers {
 
     /// Looks further down than the first tier, alone, and puts what is found into the tiers above.
     async fn fetch(&self, key: &Key) -> Result<Option<Entry>> {
-        let _lane = self.lanes.enter(key).await;
         // Somebody may have put it there, or begun to doubt it, while this one waited.
         let suspect = self.suspects.has(key);
         for tier in (0..self.upper.len()).take_while(|_| !suspect) {
@@ -314,7 +320,6 @@ impl Tiers {
     }
 
     async fn store(&self, key: Key, value: Value, options: StoreOptions) -> Result<Metadata> {
-        let _lane = self.lanes.enter(&key).await;
         let stored = self.change(&key, self.last.store(&key, value.clone(), options)).await?;
         self.fill(&key, value, &stored).await;
         Ok(stored)
@@ -330,7 +335,6 @@ impl Tiers {
 
     async fn store_many(&self, items: Vec<StoreItem>) -> Result<Vec<Result<Metadata>>> {
         let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
-        let _lanes = self.enter(keys.iter()).await;
         self.forget(&keys).await?;
         let answers = self.last.store_many(items).await;
         // The next read puts them into the upper tiers.
@@ -339,7 +343,6 @@ impl Tiers {
     }
 
     async fn delete_many(&self, keys: Vec<Key>) -> Result<Vec<Result<bool>>> {
-        let _lanes = self.enter(keys.iter()).await;
         self.forget(&keys).await?;
         let answers = self.last.delete_many(&keys).await;
         keys.iter().zip(&answers).for_each(|(key, answer)| self.settle(key, answer, false));
@@ -349,7 +352,6 @@ impl Tiers {
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         let changed = operations.iter().filter(|operation| !matches!(operation, Operation::Check(..)));
         let keys: Vec<Key> = changed.map(|operation| operation.key().clone()).collect();
-        let _lanes = self.enter(keys.iter()).await;
         self.forget(&keys).await?;
         let answer = self.last.transact(operations).await;
         keys.iter().for_each(|key| self.settle(key, &answer, false));
@@ -376,8 +378,8 @@ impl BaseStorage for Tiered {
 
     async fn store(&self, key: &Key, value: Value, options: StoreOptions) -> Result<Metadata> {
         self.0.descriptor.admit_store(key, &value, &options)?;
-        let key = key.clone();
-        self.detached(|tiers| async move { tiers.store(key, value, options).await }).await
+        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
+        self.detached(lanes, |tiers| async move { tiers.store(key, value, options).await }).await
     }
 
     async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
@@ -385,17 +387,17 @@ impl BaseStorage for Tiered {
         if let Ok(found) = self.0.hit(key).await {
             return Ok(found);
         }
-        let key = key.clone();
-        self.detached(|tiers| async move { tiers.fetch(&key).await }).await
+        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
+        self.detached(lanes, |tiers| async move { tiers.fetch(&key).await }).await
     }
 
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
         self.0.descriptor.admit_change("delete")?;
-        let key = key.clone();
-        self.detached(|tiers| async move {
-            let _lane = tiers.lanes.enter(&key).await;
-            tiers.change(&key, tiers.last.delete(&key, options)).await
-        })
+        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
+        self.detached(
+            lanes,
+            |tiers| async move { tiers.change(&key, tiers.last.delete(&key, options)).await },
+        )
         .await
     }
 
@@ -423,12 +425,9 @@ impl BaseStorage for Tiered {
 
     async fn touch(&self, key: &Key, expiry: Expiry) -> Result<Option<Metadata>> {
         self.0.descriptor.admit_change("touch")?;
-        let key = key.clone();
-        self.detached(|tiers| async move {
-            let _lane = tiers.lanes.enter(&key).await;
-            tiers.change(&key, tiers.last.touch(&key, expiry)).await
-        })
-        .await
+        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
+        self.detached(lanes, |tiers| async move { tiers.change(&key, tiers.last.touch(&key, expiry)).await })
+            .await
     }
 
     /// A part of a copy in the first tier, or what the last tier reads; the value is not put into the upper tiers.
@@ -447,7 +446,10 @@ impl BaseStorage for Tiered {
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
         let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
         let answers = match self.0.descriptor.admit_change("store") {
-            Ok(()) => self.detached(|tiers| async move { tiers.store_many(items).await }).await,
+            Ok(()) => {
+                let lanes = self.0.enter(keys.iter()).await;
+                self.detached(lanes, |tiers| async move { tiers.store_many(items).await }).await
+            }
             Err(error) => Err(error.with_operation("store")),
         };
         answers.unwrap_or_else(|error| self.0.refused(&error, &keys))
@@ -479,7 +481,10 @@ impl BaseStorage for Tiered {
     async fn delete_many(&self, keys: &[Key]) -> Vec<Result<bool>> {
         let named = keys.to_vec();
         let answers = match self.0.descriptor.admit_change("delete") {
-            Ok(()) => self.detached(|tiers| async move { tiers.delete_many(named).await }).await,
+            Ok(()) => {
+                let lanes = self.0.enter(keys.iter()).await;
+                self.detached(lanes, |tiers| async move { tiers.delete_many(named).await }).await
+            }
             Err(error) => Err(error),
         };
         answers.unwrap_or_else(|error| self.0.refused(&error, keys))
@@ -487,7 +492,8 @@ impl BaseStorage for Tiered {
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         self.0.descriptor.admit_change("transact")?;
-        self.detached(|tiers| async move { tiers.transact(operations).await }).await
+        let lanes = self.0.enter(operations.iter().map(Operation::key)).await;
+        self.detached(lanes, |tiers| async move { tiers.transact(operations).await }).await
     }
 
     async fn flush(&self) -> Result<()> {

@@ -152,13 +152,20 @@ struct Composed {
     upper: MemoryPlace,
     lower: MemoryPlace,
     clock: Arc<ManualClock>,
+    shared: bool,
     compose: Arc<dyn Fn(Storage, Storage) -> Storage + Send + Sync>,
 }
 
 impl Composed {
     fn new(compose: impl Fn(Storage, Storage) -> Storage + Send + Sync + 'static) -> Self {
         let compose = Arc::new(compose);
-        Self { upper: MemoryPlace::new(), lower: MemoryPlace::new(), clock: Arc::default(), compose }
+        Self {
+            upper: MemoryPlace::new(),
+            lower: MemoryPlace::new(),
+            clock: Arc::default(),
+            shared: false,
+            compose,
+        }
     }
 
     fn open_with(&self, adjust: impl Fn(MemoryBuilder) -> MemoryBuilder) -> Storage {
@@ -173,6 +180,10 @@ impl Composed {
 impl Harness for Composed {
     async fn open(&self) -> Result<Storage> {
         Ok(self.open_with(|builder| builder))
+    }
+
+    async fn open_another(&self) -> Result<Option<Storage>> {
+        if self.shared { self.open().await.map(Some) } else { Ok(None) }
     }
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Storage>> {
@@ -217,10 +228,11 @@ fn tiered(write: TieredWrite, negative_ttl: Option<HumanDuration>) -> Composed {
 
 /// The first member counts, so it is the lower one.
 fn fallback() -> Composed {
-    Composed::new(|upper, lower| {
+    let composed = Composed::new(|upper, lower| {
         let on = [FallbackOn::Unavailable, FallbackOn::Timeout];
         Arc::new(Fallback::new("whole", vec![lower, upper], &on).expect("two members"))
-    })
+    });
+    Composed { shared: true, ..composed }
 }
 
 fn main() -> std::process::ExitCode {
