@@ -45,8 +45,8 @@ fn a_value_passes_all_layers_and_comes_back_from_a_snapshot() {
     let desk = desk();
     let text = "attack at dawn, ".repeat(100);
     desk.file("in.txt", &text);
-    desk.ok("put notes/1 in.txt");
-    assert_eq!(desk.ok("get notes/1 -").text(), text);
+    desk.ok("put live:notes/1 in.txt");
+    assert_eq!(desk.ok("get live:notes/1 -").text(), text);
     assert_eq!(desk.ok("get main:notes/1 -").text(), text);
     assert_eq!(desk.ok("ls live:").lines(), ["notes/1"]);
     // Compressed and then encrypted: nothing to be read, and much less of it.
@@ -57,14 +57,14 @@ fn a_value_passes_all_layers_and_comes_back_from_a_snapshot() {
     let run = desk.ok("backup");
     assert_eq!(run.lines().len(), 1, "{} {}", run.text(), run.err);
     assert!(!content(&desk.path("copies")).windows(6).any(|window| window == b"attack"));
-    desk.ok("rm notes/1");
-    desk.say("get notes/1 -").fails(3, "");
+    desk.ok("rm live:notes/1");
+    desk.say("get live:notes/1 -").fails(3, "");
     desk.ok("restore main");
-    assert_eq!(desk.ok("get notes/1 -").text(), text);
+    assert_eq!(desk.ok("get live:notes/1 -").text(), text);
     desk.ok("verify main:");
     // With another key nothing opens, and nothing is taken for absent.
     desk.file("key", "a5".repeat(32));
-    desk.say("get notes/1 -").fails(5, "cannot be opened");
+    desk.say("get live:notes/1 -").fails(5, "cannot be opened");
     assert_eq!(desk.say("verify main:").code, 5);
 }
 
@@ -79,9 +79,7 @@ fn layers_are_shown_and_their_order_is_checked() {
     );
     desk.file(
         "persist.yaml",
-        CONFIG
-            .replace("        - compress\n", "")
-            .replace("after: 5s } }", "after: 5s } }\n        - compress"),
+        CONFIG.replace("        - compress\n", "").replace("after: 5s }", "after: 5s }\n        - compress"),
     );
     desk.say("config check").fails(6, "`compress` must stand before `encrypt`");
 }

@@ -41,6 +41,7 @@ impl CheckProof {
             format!("{} is in the pack with the root {}", text::key_line(&proof.item.path), proof.root)
         })?;
         if self.root.is_none() {
+            app.out.flush()?;
             app.console.note("the root was taken from the proof; give the one that you know with --root");
         }
         Ok(())
