@@ -13,9 +13,9 @@ use persist_core::{
 use persist_file::{Durability as FileDurability, FileConfig, FileStorage};
 use persist_layers::{
     CircuitBreakerConfig, Codec, Compress, CompressConfig, ConcurrencyConfig, Encrypt, EncryptConfig,
-    EncryptKey, Fault, FaultConfig, Guarded, Layer, MetricsConfig, Namespace, NamespaceConfig,
-    RateLimitConfig, Retry, RetryConfig, SizeLimit, SizeLimitConfig, TimeoutConfig, Trace, TraceConfig,
-    TtlClamp, TtlClampConfig, Verify, VerifyConfig, check_order,
+    EncryptKey, Fault, FaultConfig, Guarded, Layer, MetricsConfig, RateLimitConfig, Retry, RetryConfig,
+    SizeLimit, SizeLimitConfig, TimeoutConfig, Trace, TraceConfig, TtlClamp, TtlClampConfig, Verify,
+    VerifyConfig, check_order,
 };
 use persist_sqlite::{Durability, SqliteConfig, SqliteStorage};
 use persist_testkit::Harness;
