@@ -117,6 +117,8 @@ backup: { enabled: false, path: backups }
     let snapshot = manager.backup("main").await.unwrap();
     manager.router().put("a", &2).await.unwrap();
     manager.close().await.unwrap();
+    // A folder belongs to its storage as long as somebody holds one.
+    drop(manager);
     let error = load().restore("live", &snapshot).await.unwrap_err();
     assert!(error.kind() == ErrorKind::InvalidConfig && error.message().contains("`hot`, `main`"), "{error}");
     load().restore("main", &snapshot).await.unwrap();

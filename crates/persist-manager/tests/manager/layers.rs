@@ -30,7 +30,7 @@ async fn layers_stand_over_the_storage_in_their_order() {
     let plan =
         load("[read_only, { size_limit: { max_value: \"${SIZE}\" } }, { namespace: { prefix: \"t/\" } }]");
     let wanted = json!([
-        { "read_only": {} }, { "size_limit": { "max_value": "1.0 KiB" } }, { "namespace": { "prefix": "t/" } }
+        { "read_only": {} }, { "size_limit": { "max_value": 1024 } }, { "namespace": { "prefix": "t/" } }
     ]);
     assert_eq!(shown(&plan)["persistence"]["storages"]["a"]["layers"], wanted);
     // What is shown can be read again.
@@ -70,12 +70,12 @@ fn what_cannot_stand_there_is_told_with_its_place() {
         ("[size_limit]", "4:14: storage \"a\": `layers[0].size_limit`: the key `max_value` is missing"),
         (
             "[{ retry: { attempts: 1 } }]",
-            "4:24: storage \"a\": `layers[0].retry`: `attempts` must be at least 2; with 1 nothing is repeated, \
+            "4:23: storage \"a\": `layers[0].retry`: `attempts` must be at least 2; with 1 nothing is repeated, \
              so leave the layer out",
         ),
         (
             "[verify, { timeout: { after: 5s } }, retry]",
-            "4:51: storage \"a\": `layers[2]`: `retry` must stand before `timeout`: a limit of time is for one \
+            "4:50: storage \"a\": `layers[2]`: `retry` must stand before `timeout`: a limit of time is for one \
              attempt; the `deadline` of `retry` is for all of them (layers are listed from the outside to the inside)",
         ),
         ("[verify, verify]", "4:22: storage \"a\": `layers[1]`: the layer `verify` is named twice; keep one"),
