@@ -8,7 +8,7 @@ use persist_core::{
 use crate::change::{Change, Step};
 use crate::engine::{Body, Call};
 use crate::fault::Fault;
-use crate::reading;
+use crate::reading::{self, Look};
 use crate::recovery::{Done, Made};
 use crate::storage::{Inner, RedisStorage};
 
@@ -27,11 +27,19 @@ impl RedisStorage {
             Call { tag: engine.keyspace.tag(key), bytes: GUESS, body: Body::Read(cmd) }
         };
         let answers = engine.run(keys.iter().map(call).collect(), engine.deadline()).await;
-        let read = |(key, answer): (&Key, std::result::Result<redis::Value, Fault>)| {
-            let answer = answer.map_err(|fault| fault.error_at(descriptor, OPERATION, key))?;
-            reading::entry(descriptor, OPERATION, key, answer)
-        };
-        keys.iter().zip(answers).map(read).collect()
+        let mut entries = Vec::with_capacity(keys.len());
+        for (key, answer) in keys.iter().zip(answers) {
+            let answer = answer.map_err(|fault| fault.error_at(descriptor, OPERATION, key));
+            entries.push(
+                match answer.and_then(|answer| reading::entry(descriptor, OPERATION, key, answer)) {
+                    Ok(Look::Whole(found)) => Ok(found),
+                    // One after the other: together they may be more than the memory holds.
+                    Ok(Look::Long) => self.retrieve_long(OPERATION, key).await,
+                    Err(error) => Err(error),
+                },
+            );
+        }
+        entries
     }
 
     pub(crate) async fn store_batch(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {

@@ -86,8 +86,39 @@ impl Engine {
 
     /// Carries out one command.
     pub(crate) async fn run_one(&self, call: Call, deadline: Instant) -> Result<Value, Fault> {
+        match self.try_one(&call, deadline).await {
+            Some(Verdict::Done(answer)) => return answer,
+            Some(Verdict::Again(fault) | Verdict::AtOnce(fault)) if Instant::now() >= deadline => {
+                return Err(fault.out_of_time());
+            }
+            _ => {}
+        }
         let answer = self.run(vec![call], deadline).await.pop();
         answer.unwrap_or_else(|| Err(Fault::garbled("no answer")))
+    }
+
+    /// One attempt over a connection that is there already, which nearly always is all there is to do. `None`: there is
+    /// no connection, or the change is to be acknowledged by replicas.
+    async fn try_one(&self, call: &Call, deadline: Instant) -> Option<Verdict> {
+        let link = self.route.ready(call.tag)?;
+        let mut live = link.ready()?;
+        let change;
+        let cmd = match &call.body {
+            Body::Read(cmd) => cmd,
+            Body::Change(_) if self.replicas.0 > 0 => return None,
+            Body::Change(_) => {
+                change = self.command(call, &live, deadline);
+                &change
+            }
+        };
+        match live.send(cmd, call.bytes).await {
+            Ok(answer) => Some(self.judge(&link, &live, call, answer, &Ok(()))),
+            Err(fault) => {
+                link.give_up(live.era);
+                self.route.doubt(&link);
+                Some(lost(call, fault))
+            }
+        }
     }
 
     /// Carries out commands at once, those for one server in their order, and answers each in its place.
@@ -161,7 +192,7 @@ impl Engine {
             let (piece, others) = rest.split_at(piece(calls, rest));
             rest = others;
             let found = match link.live(deadline).await {
-                Ok(live) => self.send(link, &live, calls, piece, deadline).await,
+                Ok(mut live) => self.send(link, &mut live, calls, piece, deadline).await,
                 Err(fault) => {
                     self.route.doubt(link);
                     piece.iter().map(|_| retry(fault.clone())).collect()
@@ -176,7 +207,7 @@ impl Engine {
     async fn send(
         &self,
         link: &Arc<Link>,
-        live: &Live,
+        live: &mut Live,
         calls: &[Call],
         piece: &[usize],
         deadline: Instant,

@@ -20,7 +20,7 @@ use crate::engine::{Body, Call, Engine};
 use crate::fault::Fault;
 use crate::keyspace::Tag;
 use crate::listener::{self, Listener};
-use crate::reading;
+use crate::reading::{self, Look};
 use crate::recovery::{Done, Made};
 use crate::route::Route;
 use crate::sweeper::{self, Swept};
@@ -130,6 +130,13 @@ impl RedisStorage {
             .map_err(|fault| fault.error_at(descriptor, operation, key))
     }
 
+    /// An entry whose value lies in parts.
+    pub(crate) async fn retrieve_long(&self, operation: &'static str, key: &Key) -> Result<Option<Entry>> {
+        let Inner { descriptor, engine, .. } = &*self.inner;
+        let answer = self.ask(operation, key, reading::long(&engine.keyspace, key)).await?;
+        reading::long_entry(descriptor, operation, key, answer)
+    }
+
     fn fault(&self, operation: &'static str) -> impl Fn(Fault) -> StorageError {
         let inner = Arc::clone(&self.inner);
         move |fault| fault.error(&inner.descriptor, operation)
@@ -168,7 +175,10 @@ impl BaseStorage for RedisStorage {
         let Inner { descriptor, engine, .. } = &*self.inner;
         descriptor.admit("retrieve")?;
         let answer = self.ask("retrieve", key, reading::whole(&engine.keyspace, key)).await?;
-        reading::entry(descriptor, "retrieve", key, answer)
+        match reading::entry(descriptor, "retrieve", key, answer)? {
+            Look::Whole(found) => Ok(found),
+            Look::Long => self.retrieve_long("retrieve", key).await,
+        }
     }
 
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
