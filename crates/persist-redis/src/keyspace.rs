@@ -32,7 +32,8 @@ impl Keyspace {
 
     /// The tag of a key: keys with the same part in braces have the same tag, as they would have the same slot.
     pub(crate) fn tag(&self, key: &Key) -> Tag {
-        Tag(crc16(braced(key).as_bytes()) % self.tags)
+        // Outside clusters there is one, and nothing to compute.
+        Tag(if self.tags == 1 { 0 } else { crc16(braced(key).as_bytes()) % self.tags })
     }
 
     /// The slot of a cluster on which a tag lies.

@@ -35,16 +35,16 @@ local function text(number)
   return string.format('%.0f', number)
 end
 
--- What is stored: version, expires, created, the number of parts and whether it lives. A record that cannot be read
+-- What is stored: version, expires, created, nonce, modified, rest and whether it lives. A record that cannot be read
 -- counts as version 0, so that it can be overwritten and deleted; how it expires is not known then.
 local function look(key)
   local record = redis.call('HGET', key, 'm')
   if not record then return nil end
-  local version, expires, created, parts =
-    string.match(record, '^1 (%d+) (%S+) (%-?%d+) %S+ %-?%d+ %S+ %d+ (%d+) ')
-  if not version then return { version = '0', expires = '', created = ARGV[4], damaged = true, live = true } end
+  local version, expires, created, _, modified, rest =
+    string.match(record, '^1 (%d+) (%S+) (%-?%d+) (%S+) (%-?%d+) (.*)$')
+  if not version then return { version = '0', expires = '', created = ARGV[4], damaged = record, live = true } end
   local live = expires == NEVER or tonumber(expires) > now
-  return { version = version, expires = expires, created = created, parts = parts, live = live, record = record }
+  return { version = version, expires = expires, created = created, modified = modified, rest = rest, live = live }
 end
 
 local function holds(step)
@@ -87,10 +87,6 @@ local function ended(expires)
   return expires ~= NEVER and tonumber(expires) <= now
 end
 
-local function write(step, version, created, rest)
-  return '1 ' .. version .. ' ' .. step.expires .. ' ' .. created .. ' ' .. nonce .. ' ' .. step.modified .. ' ' .. rest
-end
-
 local function put(step)
   local old = step.old
   local version = next_version(step.draft)
@@ -100,22 +96,23 @@ local function put(step)
     tell('d', step.member, '')
     return { version, created }
   end
-  local record = write(step, version, created, step.rest)
-  local known = old and old.expires
-  -- The fields of a value in one piece are overwritten; those of a longer one have to go.
-  if old and (step.count ~= 1 or old.parts ~= '1') then redis.call('UNLINK', step.key) end
+  local record = table.concat({ '1', version, step.expires, created, nonce, step.modified, step.rest }, ' ')
+  local fields = { 'm', record }
   if step.count == 1 then
-    redis.call('HSET', step.key, 'm', record, 'v', ARGV[step.from])
+    fields[3], fields[4] = 'v', ARGV[step.from]
   else
-    local fields = { 'm', record }
     for part = 0, step.count - 1 do
       fields[#fields + 1] = text(part)
       fields[#fields + 1] = ARGV[step.from + part]
     end
     fields[#fields + 1] = 'c'
     fields[#fields + 1] = ARGV[step.from + step.count]
-    redis.call('HSET', step.key, unpack(fields))
   end
+  local known = old and old.expires
+  if old and (step.count ~= 1 or redis.call('HLEN', step.key) ~= 2) then
+    redis.call('UNLINK', step.key)
+  end
+  redis.call('HSET', step.key, unpack(fields))
   if not old then redis.call('ZADD', index, 0, step.member) end
   expire(step, known)
   tell('s', step.member, record)
@@ -134,7 +131,7 @@ local function touch(step)
   local old = step.old
   if not (old and old.live) then return false end
   local version = next_version(step.draft)
-  local record = write(step, version, old.created, old.rest)
+  local record = table.concat({ '1', version, step.expires, old.created, nonce, step.modified, old.rest }, ' ')
   if ended(step.expires) then
     remove(step.key, step.member)
     tell('d', step.member, '')
@@ -167,9 +164,8 @@ for number = 1, #KEYS - 3 do
     at = at + 2 + step.count + (step.count == 1 and 0 or 1)
   end
   step.old = look(step.key)
-  if step.verb == 'touch' and step.old then
-    step.old.rest = string.match(step.old.record or '', '^%S+ %S+ %S+ %S+ %S+ %S+ (.*)$')
-    if not step.old.rest then return redis.error_reply('DAMAGED the metadata of the entry cannot be read') end
+  if step.verb == 'touch' and step.old and step.old.damaged then
+    return redis.error_reply('DAMAGED the metadata of the entry cannot be read')
   end
   if not holds(step) then
     return { 'conflict', number, step.old and step.old.live and step.old.version or '' }
