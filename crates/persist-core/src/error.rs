@@ -158,6 +158,16 @@ impl StorageError {
         Self::new(ErrorKind::Internal, message).with_source(error)
     }
 
+    /// The same error for another call that came to nothing for the same reason: kind, message, storage, and whether the
+    /// outcome is unknown; not the key.
+    #[must_use]
+    pub fn again(&self, operation: &'static str) -> Self {
+        let mut same = Self::new(self.kind(), self.0.message.clone()).with_operation(operation);
+        same.0.storage.clone_from(&self.0.storage);
+        same.0.outcome_unknown = self.0.outcome_unknown;
+        same
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
@@ -298,6 +308,19 @@ mod tests {
         let (inner, outer) = (Key::new("tenant/a").unwrap(), Key::new("a").unwrap());
         let error = StorageError::new(ErrorKind::Timeout, "late").with_key(&inner).about_key(&outer);
         assert_eq!(error.to_string(), r#""a": late"#);
+    }
+
+    #[test]
+    fn the_same_error_for_another_call_leaves_out_the_key() {
+        let key = Key::new("a").unwrap();
+        let error = StorageError::new(ErrorKind::Timeout, "late")
+            .with_operation("store")
+            .with_storage("s")
+            .with_key(&key);
+        assert_eq!(error.again("delete").to_string(), r#"storage "s": delete: late"#);
+        assert_eq!(error.again("delete").kind(), ErrorKind::Timeout);
+        assert!(!error.again("delete").outcome_unknown());
+        assert!(error.with_outcome_unknown().again("delete").outcome_unknown());
     }
 
     #[test]

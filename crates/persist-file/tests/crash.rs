@@ -13,7 +13,7 @@ use persist_testkit::crash::kill::Kill;
 use persist_testkit::crash::record::Record;
 use persist_testkit::crash::replay::Replay;
 use persist_testkit::crash::sweep::Sweep;
-use persist_testkit::crash::{self, Report, Subject, Trouble, Workload};
+use persist_testkit::crash::{self, Report, Subject, Trouble, Workload, scale, seed};
 
 fn subject(name: &str, durability: Durability, metadata: MetadataMode) -> Subject {
     let open = move |root: PathBuf| async move {
@@ -34,14 +34,6 @@ fn residue(root: &Path) -> Vec<String> {
         left.push("a pending journal".to_owned());
     }
     left
-}
-
-fn scale() -> usize {
-    std::env::var("PERSIST_CRASH_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
-}
-
-fn seed() -> u64 {
-    std::env::var("PERSIST_CRASH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
 }
 
 type Run = fn(&Subject) -> std::result::Result<Report, Trouble>;

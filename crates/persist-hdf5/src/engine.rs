@@ -12,7 +12,7 @@ use crate::apply::Transaction;
 use crate::change::{Answer, Change, Done};
 use crate::compaction::{Compacted, Fresh, build, install, is_due, unused};
 use crate::config::Hdf5Config;
-use crate::error::{again, library, system};
+use crate::error::{library, system};
 use crate::fetch::{Fetched, fetch_own};
 use crate::ffi::{H5Error, H5File};
 use crate::foreign::{self, ForeignError};
@@ -505,7 +505,7 @@ impl Failure {
 fn refuse(changes: &[Change], failure: Failure) -> Vec<Result<Answer>> {
     let Some((first, rest)) = changes.split_first() else { return Vec::new() };
     let error = failure.error(first.operation);
-    let rest: Vec<_> = rest.iter().map(|change| Err(again(&error, change.operation))).collect();
+    let rest: Vec<_> = rest.iter().map(|change| Err(error.again(change.operation))).collect();
     std::iter::once(Err(error)).chain(rest).collect()
 }
 

@@ -69,21 +69,3 @@ pub(crate) fn damage(
     let message = format!("the dataset is damaged ({what}); restore it from a backup or delete the key");
     descriptor.error(ErrorKind::Corruption, operation, message).with_key(key)
 }
-
-/// The same error for another change.
-pub(crate) fn again(error: &StorageError, operation: &'static str) -> StorageError {
-    let mut same = StorageError::new(error.kind(), error.message().to_owned()).with_operation(operation);
-    if let Some(storage) = error.storage() {
-        same = same.with_storage(storage);
-    }
-    if error.outcome_unknown() { same.with_outcome_unknown() } else { same }
-}
-
-/// A thread or task that ended before it answered.
-pub(crate) fn broken(
-    operation: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> StorageError {
-    let message = format!("the task that does the work ended before its time: {error}");
-    StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
-}

@@ -12,7 +12,7 @@ use persist_core::{
 use crate::change::{Change, Done, Draft, Step};
 use crate::config::{Durability, Hdf5Config};
 use crate::engine::Engine;
-use crate::error::{again, broken, damage};
+use crate::error::damage;
 use crate::fetch::Fetched;
 use crate::filter::Choice;
 use crate::maintenance;
@@ -59,7 +59,7 @@ impl Hdf5Storage {
     pub async fn open(name: &str, config: Hdf5Config, context: &OpenContext) -> Result<Self> {
         let (name, context) = (name.to_owned(), context.clone());
         let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&name, config, &context));
-        opened.await.unwrap_or_else(|error| Err(broken("open", error)))
+        opened.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation("open")))
     }
 
     fn open_blocking(name: &str, mut config: Hdf5Config, context: &OpenContext) -> Result<Self> {
@@ -106,7 +106,7 @@ impl Hdf5Storage {
     ) -> Result<T> {
         let shared = Arc::clone(self.shared());
         let task = tokio::task::spawn_blocking(move || work(&shared));
-        task.await.map_err(|error| broken(operation, error))
+        task.await.map_err(|error| StorageError::broken_task(error).with_operation(operation))
     }
 
     /// Prepares steps: on this thread if there is little to hash.
@@ -206,7 +206,7 @@ impl Hdf5Storage {
                 let named = keys.iter().zip(answers);
                 named.map(|(key, answer)| answer.and_then(stored_of).map_err(|e| e.with_key(key))).collect()
             }
-            Err(error) => keys.iter().map(|key| Err(again(&error, "store").with_key(key))).collect(),
+            Err(error) => keys.iter().map(|key| Err(error.again("store").with_key(key))).collect(),
         }
     }
 }
@@ -412,7 +412,7 @@ impl BaseStorage for Hdf5Storage {
                     }));
                 }
                 Err(error) => {
-                    results.extend(batch.iter().map(|key| Err(again(&error, "delete").with_key(key))));
+                    results.extend(batch.iter().map(|key| Err(error.again("delete").with_key(key))));
                 }
             }
         }

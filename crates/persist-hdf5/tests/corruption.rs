@@ -13,6 +13,7 @@ use persist_core::{
     Array, BaseStorage, DType, ErrorKind, Key, ListOptions, OpenContext, Result, StoreOptions, Value,
 };
 use persist_hdf5::{Hdf5Config, Hdf5Storage};
+use persist_testkit::crash;
 use tokio::runtime::{Builder, Runtime};
 
 /// What a worker damages, and how often.
@@ -35,13 +36,9 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), ["file", "log"].map(trial).into()).exit_code()
 }
 
-fn number(name: &str) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(1)
-}
-
 fn damage(place: &str) -> std::result::Result<(), Failed> {
-    let scale = number("PERSIST_CRASH_SCALE");
-    let job = format!("{place} {} {}", number("PERSIST_CRASH_SEED"), CASES * scale);
+    let scale = crash::scale() as u64;
+    let job = format!("{place} {} {}", crash::seed(), CASES * scale);
     let mut shell = Command::new("timeout");
     shell.arg((SECONDS * scale).to_string()).args([
         "sh",

@@ -14,7 +14,7 @@ use persist_testkit::crash::kill::Kill;
 use persist_testkit::crash::record::Record;
 use persist_testkit::crash::replay::Replay;
 use persist_testkit::crash::sweep::Sweep;
-use persist_testkit::crash::{self, Report, Subject, Trouble, Workload};
+use persist_testkit::crash::{self, Report, Subject, Trouble, Workload, scale, seed};
 
 /// `idle`: the log is copied into the file also when nothing is asked, and so when nobody can be told that it failed.
 fn subject(name: &str, durability: Durability, compact_at: u8, idle: bool) -> Subject {
@@ -36,14 +36,6 @@ fn subject(name: &str, durability: Durability, compact_at: u8, idle: bool) -> Su
 fn residue(root: &Path) -> Vec<String> {
     let names = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names.filter(|name| name != "main.h5").map(|name| name.to_string_lossy().into_owned()).collect()
-}
-
-fn scale() -> usize {
-    std::env::var("PERSIST_CRASH_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
-}
-
-fn seed() -> u64 {
-    std::env::var("PERSIST_CRASH_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
 }
 
 type Run = fn(&Subject) -> std::result::Result<Report, Trouble>;

@@ -192,7 +192,7 @@ impl Engine {
     pub(crate) fn commit(&mut self, changes: &[Change]) -> Vec<Result<Answer>> {
         let first = changes.first().map_or("store", |change| change.operation);
         if let Err(error) = self.core.admit(first).and_then(|()| self.begin(first)) {
-            return changes.iter().map(|change| Err(again(&error, change.operation))).collect();
+            return changes.iter().map(|change| Err(error.again(change.operation))).collect();
         }
         let mut batch = Batch { at: self.log.as_ref().map_or(0, |log| log.end), ..Batch::default() };
         let answers: Vec<_> = changes.iter().map(|change| self.apply(change, &mut batch)).collect();
@@ -593,7 +593,7 @@ impl Engine {
         if self.core.report.failure().is_some() {
             return Ok(());
         }
-        self.flush().map_err(|error| again(&error, "close"))?;
+        self.flush().map_err(|error| error.again("close"))?;
         if self.log.as_ref().is_some_and(|log| log.end >= SEALED_AT_CLOSE) {
             self.seal_or_go_on();
         }
@@ -619,13 +619,4 @@ fn mark_of(state: &State) -> Option<Mark> {
         (None, Some(pack)) => Some(Mark { pack: pack.pack.last, log_len: pack.seal.index_at }),
         (None, None) => None,
     }
-}
-
-/// The same error for another change.
-pub(crate) fn again(error: &StorageError, operation: &'static str) -> StorageError {
-    let mut same = StorageError::new(error.kind(), error.message().to_owned()).with_operation(operation);
-    if let Some(storage) = error.storage() {
-        same = same.with_storage(storage);
-    }
-    if error.outcome_unknown() { same.with_outcome_unknown() } else { same }
 }

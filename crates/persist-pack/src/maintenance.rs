@@ -284,10 +284,5 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     let core = Arc::clone(core);
     let task = tokio::task::spawn_blocking(move || work(&core));
-    task.await.unwrap_or_else(|error| Err(broken(operation, error)))
-}
-
-pub(crate) fn broken(operation: &'static str, error: tokio::task::JoinError) -> StorageError {
-    let message = format!("the task that does the work ended before its time: {error}");
-    StorageError::new(ErrorKind::Internal, message).with_operation(operation).with_source(error)
+    task.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation(operation)))
 }

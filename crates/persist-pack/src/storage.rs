@@ -14,10 +14,9 @@ use persist_core::{
 use crate::change::{Change, Done, Draft, Step};
 use crate::config::PackConfig;
 use crate::core::{Core, Report};
-use crate::engine::again;
 use crate::fault::system;
 use crate::folder::{Folder, Lock};
-use crate::maintenance::{self, blocking, broken};
+use crate::maintenance::{self, blocking};
 use crate::reading::value;
 use crate::state::State;
 use crate::writer::Writer;
@@ -66,7 +65,7 @@ impl PackStorage {
     pub async fn open(name: &str, config: PackConfig, context: &OpenContext) -> Result<Self> {
         let (name, context) = (name.to_owned(), context.clone());
         let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&name, config, &context));
-        opened.await.unwrap_or_else(|error| Err(broken("open", error)))
+        opened.await.unwrap_or_else(|error| Err(StorageError::broken_task(error).with_operation("open")))
     }
 
     fn open_blocking(name: &str, mut config: PackConfig, context: &OpenContext) -> Result<Self> {
@@ -148,7 +147,7 @@ impl PackStorage {
                 let named = keys.iter().zip(answers);
                 named.map(|(key, answer)| answer.and_then(stored_of).map_err(|e| e.with_key(key))).collect()
             }
-            Err(error) => keys.iter().map(|key| Err(again(&error, "store").with_key(key))).collect(),
+            Err(error) => keys.iter().map(|key| Err(error.again("store").with_key(key))).collect(),
         }
     }
 }
@@ -315,7 +314,7 @@ impl BaseStorage for PackStorage {
                 }
             };
             results.extend(found.unwrap_or_else(|error| {
-                batch.iter().map(|key| Err(again(&error, "retrieve").with_key(key))).collect()
+                batch.iter().map(|key| Err(error.again("retrieve").with_key(key))).collect()
             }));
         }
         results
@@ -337,7 +336,7 @@ impl BaseStorage for PackStorage {
                     }));
                 }
                 Err(error) => {
-                    results.extend(batch.iter().map(|key| Err(again(&error, "delete").with_key(key))));
+                    results.extend(batch.iter().map(|key| Err(error.again("delete").with_key(key))));
                 }
             }
         }

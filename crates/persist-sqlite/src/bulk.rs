@@ -6,7 +6,6 @@ use std::vec::IntoIter;
 use persist_core::{BaseStorage, Descriptor, Key, Metadata, Result, StorageError, StoreItem};
 
 use crate::change::{Change, Draft, Step};
-use crate::engine::again;
 use crate::storage::{SqliteStorage, stored_of};
 use crate::writer::TRANSACTION_BYTES;
 
@@ -75,7 +74,7 @@ impl SqliteStorage {
         };
         let answers = match stored.await {
             Ok(answers) => answers,
-            Err(error) => batch.keys.iter().map(|_| Err(again(&error, "store"))).collect(),
+            Err(error) => batch.keys.iter().map(|_| Err(error.again("store"))).collect(),
         };
         let named = batch.keys.iter().zip(answers);
         let mut results: Vec<_> = named

@@ -239,7 +239,7 @@ impl Engine {
     fn refuse(&self, changes: &[Change], failure: Failure) -> Vec<Result<Answer>> {
         let Some((first, rest)) = changes.split_first() else { return Vec::new() };
         let error = self.failed(first, failure);
-        let rest: Vec<_> = rest.iter().map(|change| Err(again(&error, change.operation))).collect();
+        let rest: Vec<_> = rest.iter().map(|change| Err(error.again(change.operation))).collect();
         std::iter::once(Err(error)).chain(rest).collect()
     }
 
@@ -352,15 +352,6 @@ impl Engine {
             _ => closed,
         }
     }
-}
-
-/// The same error for another change.
-pub(crate) fn again(error: &StorageError, operation: &'static str) -> StorageError {
-    let mut same = StorageError::new(error.kind(), error.message().to_owned()).with_operation(operation);
-    if let Some(storage) = error.storage() {
-        same = same.with_storage(storage);
-    }
-    if error.outcome_unknown() { same.with_outcome_unknown() } else { same }
 }
 
 fn is_splittable(changes: &[Change]) -> bool {

@@ -14,7 +14,6 @@ use rusqlite::Connection;
 use crate::change::{Change, Done, Draft, Step};
 use crate::config::SqliteConfig;
 use crate::database::Database;
-use crate::engine::again;
 use crate::error::{damage, sqlite};
 use crate::maintenance;
 use crate::query::{self, INLINE_BYTES, Listing, QueryError, Reach};
@@ -303,7 +302,7 @@ impl BaseStorage for SqliteStorage {
                 Ok(()) => self.look("retrieve", move |inner| inner.entries(&wanted)).await,
             };
             results.extend(found.unwrap_or_else(|error| {
-                batch.iter().map(|key| Err(again(&error, "retrieve").with_key(key))).collect()
+                batch.iter().map(|key| Err(error.again("retrieve").with_key(key))).collect()
             }));
         }
         results
@@ -325,7 +324,7 @@ impl BaseStorage for SqliteStorage {
                     }));
                 }
                 Err(error) => {
-                    results.extend(batch.iter().map(|key| Err(again(&error, "delete").with_key(key))));
+                    results.extend(batch.iter().map(|key| Err(error.again("delete").with_key(key))));
                 }
             }
         }

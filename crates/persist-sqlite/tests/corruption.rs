@@ -14,6 +14,7 @@ use persist_core::{
     StoreOptions, Value,
 };
 use persist_sqlite::{SqliteConfig, SqliteStorage};
+use persist_testkit::crash;
 use persist_testkit::crash::sample::{self, Random};
 use persist_testkit::crash::scratch::Scratch;
 use rusqlite::Connection;
@@ -54,15 +55,11 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn number(variable: &str) -> u64 {
-    std::env::var(variable).ok().and_then(|number| number.parse().ok()).unwrap_or(1)
-}
-
 // Random damage.
 
 /// Runs the cases in a process with little memory, which a crash ends alone.
 fn damage(place: &str) -> Result<(), Failed> {
-    let job = format!("{place} {} {}", number("PERSIST_CRASH_SEED"), CASES * number("PERSIST_CRASH_SCALE"));
+    let job = format!("{place} {} {}", crash::seed(), CASES * crash::scale() as u64);
     let mut shell = Command::new("sh");
     shell.args(["-c", &format!("ulimit -v {MEMORY_KIB}; exec \"$0\"")]);
     let output = shell

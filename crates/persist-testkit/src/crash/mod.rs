@@ -52,6 +52,7 @@ mod tree;
 mod workload;
 
 pub mod acks;
+mod extent;
 pub mod history;
 pub mod inject;
 pub mod kill;
@@ -68,6 +69,7 @@ pub mod subject;
 pub mod sweep;
 pub mod worker;
 
+pub use extent::{scale, seed};
 pub use model::Model;
 pub use plan::{Step, Workload};
 pub use report::{Report, Trouble, judge, skip};

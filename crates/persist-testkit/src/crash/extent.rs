@@ -1,0 +1,15 @@
+//! How much a run tries, as whoever starts it says.
+
+/// How many times as many cases as in a short run: `PERSIST_CRASH_SCALE`, 1 unless set.
+pub fn scale() -> usize {
+    number("PERSIST_CRASH_SCALE").unwrap_or(1)
+}
+
+/// Which cases are drawn: `PERSIST_CRASH_SEED`, 1 unless set.
+pub fn seed() -> u64 {
+    number("PERSIST_CRASH_SEED").unwrap_or(1)
+}
+
+fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
+    std::env::var(variable).ok()?.parse().ok()
+}
