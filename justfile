@@ -25,6 +25,14 @@ bench *args:
     cargo build --release --manifest-path benches/opendal-sqlite/Cargo.toml --target-dir target
     cargo run --release -p persist-benches -- {{args}}
 
+# Arrays beside a plain file, h5py, zarr-python and zarrs; `--python` names the Python that has the two.
+bench-hdf5 *args:
+    cargo run --release --manifest-path benches/hdf5/Cargo.toml --target-dir target -- {{args}}
+
+# A million records in packs, and in what else keeps many records in few files.
+bench-packs *args:
+    cargo run --release --manifest-path benches/packs/Cargo.toml --target-dir target -- {{args}}
+
 # The documents that come from code.
 generate:
     UPDATE_SCHEMA=1 cargo test --all-features --test config_samples

@@ -32,8 +32,8 @@
 //! ```
 //!
 //! Features, one for each backend: `file`, `cache`, `sqlite` and `pack` (all on by default), `redis`, and `hdf5`, which
-//! needs the HDF5 library (Debian: `libhdf5-dev`); `pack-zstd` adds zstd to packs; one for each layer
-//! that brings other crates: `compress`, `encrypt` and `metrics`; `full` is all of them.
+//! needs the HDF5 library (Debian: `libhdf5-dev`); `pack-zstd` and `hdf5-zstd` add zstd to packs and to HDF5 datasets; one for each layer
+//! that brings other crates: `compress`, `content`, `encrypt` and `metrics`; `full` is all of them.
 
 pub use persist_core::*;
 pub use persist_manager::{BackupPlan, Environment, LoadOptions, Plan, Registry, Router, StorageManager};

@@ -29,6 +29,7 @@ fn options(base: &Path) -> LoadOptions {
         ("STORAGE_KEY", key("5")),
         ("PRIVATE_KEY", key("6")),
         ("PRIVATE_KEY_2025", key("7")),
+        ("WRAPPING_KEY", key("8")),
     ];
     let variables = variables.into_iter().chain(redis);
     LoadOptions::new().environment(Environment::from_iter(variables)).profile(None).base(base)

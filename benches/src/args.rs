@@ -20,7 +20,7 @@ pub(crate) struct Args {
     pub(crate) storage: Vec<String>,
 
     /// Tables: strict, relaxed, read, list, cache, sqlite-strict, sqlite-relaxed, sqlite-read,
-    /// sqlite-list, sqlite-bulk.
+    /// sqlite-list, sqlite-bulk, redis, redis-read, redis-list.
     #[arg(long, value_delimiter = ',')]
     pub(crate) class: Vec<String>,
 

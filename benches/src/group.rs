@@ -32,24 +32,25 @@ pub(crate) struct Group {
 }
 
 use Class::{
-    Cache, List, Read, Relaxed, SqliteBulk, SqliteList, SqliteRead, SqliteRelaxed, SqliteStrict, Strict,
+    Cache, List, Read, Redis, RedisList, RedisRead, Relaxed, SqliteBulk, SqliteList, SqliteRead,
+    SqliteRelaxed, SqliteStrict, Strict,
 };
 
 const GROUPS: [Group; 7] = [
     Group {
         name: "store",
         work: Work::Store,
-        classes: &[Strict, Relaxed, Cache, SqliteStrict, SqliteRelaxed],
+        classes: &[Strict, Relaxed, Cache, SqliteStrict, SqliteRelaxed, Redis],
     },
     Group { name: "create", work: Work::Create, classes: &[Strict, Relaxed, SqliteStrict, SqliteRelaxed] },
-    Group { name: "retrieve", work: Work::Retrieve, classes: &[Read, Cache, SqliteRead] },
+    Group { name: "retrieve", work: Work::Retrieve, classes: &[Read, Cache, SqliteRead, RedisRead] },
     Group {
         name: "store-many",
         work: Work::StoreMany,
-        classes: &[Strict, Relaxed, Cache, SqliteStrict, SqliteRelaxed],
+        classes: &[Strict, Relaxed, Cache, SqliteStrict, SqliteRelaxed, Redis],
     },
-    Group { name: "retrieve-many", work: Work::RetrieveMany, classes: &[Read, Cache, SqliteRead] },
-    Group { name: "list", work: Work::Page, classes: &[List, Cache, SqliteList] },
+    Group { name: "retrieve-many", work: Work::RetrieveMany, classes: &[Read, Cache, SqliteRead, RedisRead] },
+    Group { name: "list", work: Work::Page, classes: &[List, Cache, SqliteList, RedisList] },
     Group { name: "bulk", work: Work::Bulk, classes: &[SqliteBulk] },
 ];
 
@@ -190,7 +191,7 @@ fn columns(args: &Args, plan: &Plan) -> Vec<Column> {
         return vec![Column::Tasks(1)];
     }
     let tasks = args.tasks.iter().map(|tasks| Column::Tasks(*tasks));
-    let first = matches!(plan.class, List | SqliteList).then_some(Column::First);
+    let first = matches!(plan.class, List | SqliteList | RedisList).then_some(Column::First);
     first.into_iter().chain(tasks).collect()
 }
 

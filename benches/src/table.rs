@@ -1,18 +1,21 @@
 //! Everything that is measured. A new backend is one entry here.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use persist_bench_work::{Outcome, Remote, Runner};
 use persist_cache::{CacheConfig, CacheStorage};
 use persist_core::{BaseStorage, OpenContext};
 use persist_file::{Durability, FileConfig, FileStorage};
+use persist_redis::{RedisConfig, RedisStorage};
 use persist_sqlite::{Durability as SqliteDurability, SqliteConfig, SqliteStorage};
 
 use crate::peers::{
-    Bare, Blocking, FutureMoka, GroupCommit, ObjectStores, OpenDal, Persist, Pooled, Quick, Sync, SyncMoka,
-    TokioFiles, TokioRusqlite,
+    Bare, Blocking, Deadpool, Fred, FutureMoka, GroupCommit, Multiplexed, ObjectStores, OpenDal,
+    OpenDalRedis, Persist, Pooled, Quick, RedisBenchmark, SameCommands, Sync, SyncMoka, TokioFiles,
+    TokioRusqlite, server,
 };
 
 /// Who is compared with whom.
@@ -38,6 +41,12 @@ pub(crate) enum Class {
     SqliteList,
     /// A hundred thousand values in a SQLite database with one call, strictly.
     SqliteBulk,
+    /// Writes to a Redis server.
+    Redis,
+    /// Reads of a Redis server.
+    RedisRead,
+    /// Listings of a Redis server.
+    RedisList,
 }
 
 impl Class {
@@ -53,6 +62,9 @@ impl Class {
             Self::SqliteRead => "sqlite-read",
             Self::SqliteList => "sqlite-list",
             Self::SqliteBulk => "sqlite-bulk",
+            Self::Redis => "redis",
+            Self::RedisRead => "redis-read",
+            Self::RedisList => "redis-list",
         }
     }
 }
@@ -72,7 +84,8 @@ pub(crate) struct Entry {
 type Opening = BoxFuture<'static, Outcome<Arc<dyn Runner>>>;
 
 use Class::{
-    Cache, List, Read, Relaxed, SqliteBulk, SqliteList, SqliteRead, SqliteRelaxed, SqliteStrict, Strict,
+    Cache, List, Read, Redis, RedisList, RedisRead, Relaxed, SqliteBulk, SqliteList, SqliteRead,
+    SqliteRelaxed, SqliteStrict, Strict,
 };
 
 /// All contenders; ours first in every class.
@@ -247,6 +260,64 @@ pub(crate) const TABLE: &[Entry] = &[
             Box::pin(async move { runner(Remote::start(&beside("persist-bench-opendal-sqlite")?, &folder)?) })
         },
     },
+    Entry {
+        name: "persist redis",
+        promise: "index, version and metadata change with the value; reads verified",
+        ours: true,
+        classes: &[Redis, RedisRead, RedisList],
+        open: |folder| Box::pin(async move { runner(redis(&folder, None).await?) }),
+    },
+    Entry {
+        name: "persist redis, ttl 1h",
+        promise: "the same, and an expiry with its index",
+        ours: true,
+        classes: &[Redis],
+        open: |folder| {
+            Box::pin(async move { runner(redis(&folder, Some(Duration::from_secs(3600))).await?) })
+        },
+    },
+    Entry {
+        name: "redis-benchmark",
+        promise: "a string is set or got; nobody looks at what comes back",
+        ours: false,
+        classes: &[Redis, RedisRead],
+        open: |_| Box::pin(async move { runner(RedisBenchmark::default()) }),
+    },
+    Entry {
+        name: "redis, multiplexed",
+        promise: "a string is set or got",
+        ours: false,
+        classes: &[Redis, RedisRead],
+        open: |folder| Box::pin(async move { runner(Multiplexed::new(&folder).await?) }),
+    },
+    Entry {
+        name: "redis, persist's own commands",
+        promise: "record and value are got, and not looked at",
+        ours: false,
+        classes: &[RedisRead],
+        open: |folder| Box::pin(same_commands(folder)),
+    },
+    Entry {
+        name: "deadpool-redis, 16 connections",
+        promise: "a string is set or got",
+        ours: false,
+        classes: &[Redis, RedisRead],
+        open: |folder| Box::pin(async move { runner(Deadpool::new(&folder)?) }),
+    },
+    Entry {
+        name: "fred",
+        promise: "a string is set or got",
+        ours: false,
+        classes: &[Redis, RedisRead],
+        open: |folder| Box::pin(async move { runner(Fred::new(&folder).await?) }),
+    },
+    Entry {
+        name: "OpenDAL redis",
+        promise: "a string is set or got",
+        ours: false,
+        classes: &[Redis, RedisRead],
+        open: |folder| Box::pin(async move { runner(OpenDalRedis::new(&folder)?) }),
+    },
 ];
 
 /// The bound of every cache: all keys of a measurement fit.
@@ -274,6 +345,23 @@ async fn cache() -> Outcome<Arc<dyn Runner>> {
 async fn sqlite(folder: PathBuf, durability: SqliteDurability) -> Outcome<Arc<dyn Runner>> {
     let config = SqliteConfig::new(folder.join("entries.db")).durability(durability);
     ours(SqliteStorage::open("bench", config, &OpenContext::default()).await?)
+}
+
+/// A storage on the one server, in a namespace that is called as its folder.
+async fn redis(folder: &Path, ttl: Option<Duration>) -> Outcome<Persist> {
+    let mut config = RedisConfig::url(server()?.url()).namespace(namespace(folder));
+    if let Some(ttl) = ttl {
+        config = config.ttl(ttl);
+    }
+    Ok(Persist::new(Arc::new(RedisStorage::open("bench", config, &OpenContext::default()).await?)))
+}
+
+async fn same_commands(folder: PathBuf) -> Outcome<Arc<dyn Runner>> {
+    runner(SameCommands::new(&namespace(&folder), redis(&folder, None).await?).await?)
+}
+
+fn namespace(folder: &Path) -> String {
+    folder.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// A program that was built into the same folder as this one.

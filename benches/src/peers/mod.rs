@@ -5,6 +5,7 @@ mod files;
 mod object_stores;
 mod open_dal;
 mod persist;
+mod redis;
 mod sqlite;
 
 pub(crate) use caches::{FutureMoka, Quick, SyncMoka};
@@ -12,6 +13,7 @@ pub(crate) use files::{Blocking, Sync, TokioFiles};
 pub(crate) use object_stores::ObjectStores;
 pub(crate) use open_dal::OpenDal;
 pub(crate) use persist::Persist;
+pub(crate) use redis::{Deadpool, Fred, Multiplexed, OpenDalRedis, RedisBenchmark, SameCommands, server};
 pub(crate) use sqlite::{Bare, GroupCommit, Pooled, TokioRusqlite};
 
 /// The part of some unordered names that a page asks for.

@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use persist_core::{Condition, Key, Operation, Outcome, Result, StorageError, StoreItem, check_distinct};
+use persist_core::{Condition, Key, Operation, Outcome, Result, StoreItem};
 
 use crate::engine::{Draft, Engine};
 use crate::index::Index;
@@ -18,8 +18,8 @@ impl Engine {
     /// # Errors
     /// As `BaseStorage::transact`; `TooLarge` too for a batch that would not fit into an empty cache.
     pub(crate) fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
-        self.descriptor.admit_change("transact")?;
-        check_distinct(&operations).map_err(|error| self.at_transact(error))?;
+        let admitted = self.descriptor.admit_transact(&operations);
+        admitted.inspect_err(|error| self.note_refusal(error.kind()))?;
         let conditions: Vec<(Key, Condition)> =
             operations.iter().map(|operation| (operation.key().clone(), operation.condition())).collect();
         let steps =
@@ -31,10 +31,6 @@ impl Engine {
             self.check("transact", *condition, key, &index, now)?;
         }
         Ok(self.apply(&mut index, steps, now))
-    }
-
-    fn at_transact(&self, error: StorageError) -> StorageError {
-        error.with_operation("transact").with_storage(self.descriptor.name())
     }
 
     fn step(&self, operation: Operation) -> Result<Step> {

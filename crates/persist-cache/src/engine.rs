@@ -287,7 +287,7 @@ impl Engine {
         self.descriptor.error(ErrorKind::TooLarge, operation, message)
     }
 
-    fn note_refusal(&self, kind: ErrorKind) {
+    pub(crate) fn note_refusal(&self, kind: ErrorKind) {
         if kind == ErrorKind::TooLarge {
             count(&self.counters.refusals);
         }

@@ -20,6 +20,7 @@ mod args;
 mod config_source;
 mod console;
 mod exit;
+mod exposition;
 mod key_path;
 mod local_file;
 mod missing;

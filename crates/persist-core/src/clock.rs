@@ -88,6 +88,15 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// The wall clock: what metadata and the expiry of durable storages are written in. It may jump.
     fn now(&self) -> Timestamp;
 
+    /// The same as exactly as it is known.
+    fn moment(&self) -> SystemTime {
+        let (now, millis) = (self.now().as_millis(), |millis: u64| Duration::from_millis(millis));
+        match u64::try_from(now) {
+            Ok(after) => UNIX_EPOCH + millis(after),
+            Err(_) => UNIX_EPOCH - millis(now.unsigned_abs()),
+        }
+    }
+
     /// Time since some fixed start that never goes back: what the expiry of a cache is measured in.
     fn monotonic(&self) -> Duration;
 }
@@ -99,6 +108,10 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         SystemTime::now().into()
+    }
+
+    fn moment(&self) -> SystemTime {
+        SystemTime::now()
     }
 
     fn monotonic(&self) -> Duration {

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::{
-    Capabilities, Clock, Condition, ErrorKind, Expiry, Key, ListOptions, MAX_PAGE, Metadata, Result,
-    SingleFlight, StorageError, StoreOptions, SystemClock, Tags, Timestamp, Value, Version, Versions,
+    Capabilities, Checksum, Clock, Condition, ErrorKind, Expiry, Key, Kind, ListOptions, MAX_PAGE, Metadata,
+    Operation, Result, SingleFlight, StorageError, StoreItem, StoreOptions, SystemClock, Tags, Timestamp,
+    Value, Version, Versions, check_distinct,
 };
 
 /// The most that the tags of one value may take, names and texts together, in bytes.
@@ -191,15 +192,42 @@ impl Descriptor {
     /// `Closed`, `ReadOnly`, `TooLarge`, or `InvalidValue` for tags over [`MAX_TAG_BYTES`].
     pub fn admit_store(&self, key: &Key, value: &Value, options: &StoreOptions) -> Result<()> {
         self.admit_change("store")?;
-        if value.size() > self.max_value_bytes {
-            let message = format!(
-                "the value has {} bytes and the storage accepts {}; raise its limit or split the value",
-                value.size(),
-                self.max_value_bytes
-            );
-            return Err(self.error(ErrorKind::TooLarge, "store", message).with_key(key));
-        }
+        self.check_size(key, value.size())?;
         self.check_tags(key, &options.tags)
+    }
+
+    /// Lets a transaction begin: open, writable, each key named once, and every value and its tags within the limits. Gives the
+    /// bytes of its values.
+    ///
+    /// # Errors
+    /// `InvalidKey` for a key named twice; as [`admit_store`](Self::admit_store).
+    pub fn admit_transact(&self, operations: &[Operation]) -> Result<u64> {
+        self.admit_change("transact")?;
+        let place = |error: StorageError| error.with_operation("transact").with_storage(&self.name);
+        check_distinct(operations).map_err(place)?;
+        let mut bytes = 0;
+        for operation in operations {
+            if let Operation::Put(StoreItem { key, value, options }) = operation {
+                self.admit_store(key, value, options)?;
+                bytes += value.size();
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Refuses a value of too many bytes.
+    ///
+    /// # Errors
+    /// `TooLarge`.
+    pub fn check_size(&self, key: &Key, bytes: u64) -> Result<()> {
+        if bytes <= self.max_value_bytes {
+            return Ok(());
+        }
+        let message = format!(
+            "the value has {bytes} bytes and the storage accepts {}; raise its limit or split the value",
+            self.max_value_bytes
+        );
+        Err(self.error(ErrorKind::TooLarge, "store", message).with_key(key))
     }
 
     fn check_tags(&self, key: &Key, tags: &Tags) -> Result<()> {
@@ -239,15 +267,26 @@ impl Descriptor {
     /// The part of [`next_metadata`](Self::next_metadata) that does not depend on what is stored, for backends
     /// that hash and write the value before they take the lock.
     pub fn draft_metadata(&self, value: &Value, options: &StoreOptions) -> Metadata {
+        self.hashed_metadata(value.kind(), value.size(), value.checksum(), options)
+    }
+
+    /// The same for a value that was hashed already.
+    pub fn hashed_metadata(
+        &self,
+        kind: Kind,
+        size: u64,
+        checksum: Checksum,
+        options: &StoreOptions,
+    ) -> Metadata {
         let now = self.now();
         Metadata {
-            kind: value.kind(),
-            size: value.size(),
+            kind,
+            size,
             version: self.versions.next(now, None),
             created_at: now,
             modified_at: now,
             expires_at: options.expiry.resolve(now, self.default_ttl),
-            checksum: value.checksum(),
+            checksum,
             tags: options.tags.clone(),
             encodings: options.encodings.clone(),
         }
@@ -306,19 +345,17 @@ impl Descriptor {
         value: &Value,
         metadata: &Metadata,
     ) -> Result<()> {
-        if value.kind() == metadata.kind
+        let whole = value.kind() == metadata.kind
             && value.size() == metadata.size
-            && value.checksum() == metadata.checksum
-        {
-            return Ok(());
-        }
-        Err(self
-            .error(
-                ErrorKind::Corruption,
-                operation,
-                "the stored value does not match its checksum; restore it from a backup or delete the key",
-            )
-            .with_key(key))
+            && value.checksum() == metadata.checksum;
+        if whole { Ok(()) } else { Err(self.wrong_checksum(operation, key)) }
+    }
+
+    /// What is said of a value that does not match its checksum.
+    pub fn wrong_checksum(&self, operation: &'static str, key: &Key) -> StorageError {
+        let message =
+            "the stored value does not match its checksum; restore it from a backup or delete the key";
+        self.error(ErrorKind::Corruption, operation, message).with_key(key)
     }
 
     /// A version greater than every one handed out before and than `previous`.

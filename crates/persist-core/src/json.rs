@@ -171,6 +171,21 @@ mod tests {
         assert!(Json::parse(&b"\"\xff\""[..]).is_err());
     }
 
+    /// The parser of numbers is quick and a unit off in the last place, unless it is built not to be.
+    #[test]
+    fn doubles_come_back_bit_for_bit() {
+        let mut bits = 0x9E37_79B9_7F4A_7C15_u64;
+        let random = std::iter::repeat_with(|| {
+            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            f64::from_bits(bits.rotate_left(17))
+        });
+        let known = [333_333_333.333_333_3, f64::MIN_POSITIVE, f64::MAX, 5e-324, -0.0];
+        for number in known.into_iter().chain(random.take(20_000)).filter(|number| number.is_finite()) {
+            let back: f64 = Json::serialize(&number).unwrap().to().unwrap();
+            assert_eq!(back.to_bits(), number.to_bits(), "{number:e}");
+        }
+    }
+
     #[test]
     fn depth_is_bounded_both_ways() {
         let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));

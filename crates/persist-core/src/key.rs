@@ -75,6 +75,15 @@ impl Key {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// What decides where a storage of several parts keeps it: the text in the first braces, so that `orders/{7}/lines` and
+    /// `orders/{7}/total` lie together; all of it if there are none or nothing is in them.
+    ///
+    /// Source: the Redis cluster specification, "Hash tags".
+    pub fn hash_tag(&self) -> &str {
+        let inner = self.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(inner, _)| inner);
+        inner.filter(|inner| !inner.is_empty()).unwrap_or(self)
+    }
 }
 
 /// Text as it may appear in a message: quoted, control characters escaped, cut after 256 bytes.
@@ -208,6 +217,15 @@ mod tests {
         assert_eq!(escape("a\nb\u{1b}[31m"), r#""a\nb\u{1b}[31m""#);
         let long = escape(&"é".repeat(400));
         assert!(long.ends_with("… (800 bytes)") && long.len() < 300, "{long}");
+    }
+
+    #[test]
+    fn the_first_braces_decide_where_a_key_lies() {
+        for (key, tag) in
+            [("a{b}c", "b"), ("a{}c", "a{}c"), ("a{}b{c}", "a{}b{c}"), ("{x}{y}", "x"), ("a}b{c", "a}b{c")]
+        {
+            assert_eq!(Key::new(key).unwrap().hash_tag(), tag);
+        }
     }
 
     #[test]

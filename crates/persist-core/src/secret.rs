@@ -4,8 +4,10 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Visitor};
 use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
 
-/// A password, key or token of a configuration. It is never shown: `Debug` and `Serialize` give `[redacted]`.
+/// A password, key or token of a configuration. It is never shown: `Debug` and `Serialize` give `[redacted]`. Its memory is overwritten when
+/// it goes.
 ///
 /// In a configuration file it is written as a reference, `env:NAME` or `file:PATH`, which the manager resolves while
 /// it reads the section; any other text is taken literally.
@@ -18,7 +20,7 @@ use serde::{Serialize, Serializer};
 /// assert_eq!(secret.expose(), "hunter2");
 /// ```
 #[derive(Clone)]
-pub struct Secret(String);
+pub struct Secret(Zeroizing<String>);
 
 impl Secret {
     /// The name under which it asks a deserializer for itself, so that one can tell secrets from other text.
@@ -29,7 +31,7 @@ impl Secret {
 
     /// Keeps a text from being shown.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
+        Self(Zeroizing::new(text.into()))
     }
 
     /// The text itself, for the one who needs it to log in or to decrypt.
@@ -66,7 +68,7 @@ impl<'de> Visitor<'de> for SecretVisitor {
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Secret, D::Error> {
-        String::deserialize(deserializer).map(Secret)
+        String::deserialize(deserializer).map(Secret::new)
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Secret, E> {

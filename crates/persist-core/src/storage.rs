@@ -8,8 +8,7 @@ use crate::walk::Walk;
 use crate::{
     Condition, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, Key, ListOptions, Maintenance,
     Metadata, Operation, Outcome, POLL_INTERVAL, Page, Result, SnapshotSink, SnapshotSummary, Stats,
-    StorageError, StoreItem, StoreOptions, Value, Verification, Watch, check_distinct, snapshot_entries,
-    watch_by_polling,
+    StorageError, StoreItem, StoreOptions, Value, Verification, Watch, snapshot_entries, watch_by_polling,
 };
 
 /// One storage: a file tree, a database, a cache, a server, or a layer over another storage.
@@ -138,12 +137,8 @@ pub trait BaseStorage: Send + Sync + Debug + 'static {
     /// `Conflict` naming the key whose condition does not hold; `InvalidKey` for a key named twice; as
     /// [`store`](Self::store).
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
-        self.describe().admit_change("transact")?;
-        check_distinct(&operations)?;
+        self.describe().admit_transact(&operations)?;
         for operation in &operations {
-            if let Operation::Put(item) = operation {
-                self.describe().admit_store(&item.key, &item.value, &item.options)?;
-            }
             if operation.condition() != Condition::None {
                 let current = self.metadata(operation.key()).await?;
                 let check = operation.condition().check(operation.key(), current.as_ref());

@@ -12,6 +12,7 @@ const MAX_BATCH: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Walk<'a, S: ?Sized> {
     storage: &'a S,
+    prefix: &'a str,
     keys: VecDeque<Key>,
     /// Where the listing goes on, unless it has ended.
     next: Option<ListOptions>,
@@ -22,10 +23,16 @@ pub(crate) struct Walk<'a, S: ?Sized> {
 
 impl<'a, S: BaseStorage + ?Sized> Walk<'a, S> {
     pub(crate) fn new(storage: &'a S) -> Self {
+        Self::within(storage, "", None)
+    }
+
+    /// Those whose keys begin with a prefix, after a key.
+    pub(crate) fn within(storage: &'a S, prefix: &'a str, after: Option<Key>) -> Self {
         Self {
             storage,
+            prefix,
             keys: VecDeque::new(),
-            next: Some(ListOptions::new()),
+            next: Some(ListOptions::new().after(after)),
             read: VecDeque::new(),
             batch: 1,
         }
@@ -39,7 +46,7 @@ impl<'a, S: BaseStorage + ?Sized> Walk<'a, S> {
         while self.read.is_empty() {
             if self.keys.is_empty() {
                 let Some(options) = self.next.take() else { return Ok(None) };
-                let page = self.storage.list_keys("", options).await?;
+                let page = self.storage.list_keys(self.prefix, options).await?;
                 self.keys = page.keys.into();
                 self.next = page.next.map(|after| ListOptions::new().after(Some(after)));
             }

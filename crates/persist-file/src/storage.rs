@@ -10,7 +10,7 @@ use persist_core::{
     Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
     HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Restored,
     Result, SnapshotSource, Stats, StorageError, StoreItem, StoreOptions, Value, Verification, Watch,
-    Watchers, check_distinct, verify_values,
+    Watchers, verify_values,
 };
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -25,7 +25,7 @@ use crate::reader::{ReadError, Reader, Wait};
 use crate::restore::restore;
 use crate::root::Root;
 use crate::stage::Staged;
-use crate::writer::{Answer, Caller, Done, Step, Writer, WriterError, again, lock_error};
+use crate::writer::{Answer, Caller, Done, Step, Writer, WriterError, lock_error};
 
 /// How many changes are under way at once; the others wait for their turn.
 const CHANGES: usize = 64;
@@ -165,14 +165,14 @@ impl FileStorage {
                 let len = part.len();
                 let staged =
                     self.change("store", move |place, writer, _| Ok(stage(place, writer, part))).await;
-                staged.unwrap_or_else(|error| (0..len).map(|_| Err(again(&error))).collect())
+                staged.unwrap_or_else(|error| (0..len).map(|_| Err(error.again("store"))).collect())
             });
         }
         let staged: Vec<Result<Staged>> = join_all(tasks).await.into_iter().flatten().collect();
         let committed = self
             .change("store", move |place, writer, caller| Ok(commit_staged(place, writer, staged, caller)))
             .await;
-        committed.unwrap_or_else(|error| (0..count).map(|_| Err(again(&error))).collect())
+        committed.unwrap_or_else(|error| (0..count).map(|_| Err(error.again("store"))).collect())
     }
 }
 
@@ -376,20 +376,16 @@ impl BaseStorage for FileStorage {
                 Ok(named.map(|(key, answer)| deleted(place, answer).map_err(|e| e.with_key(key))).collect())
             });
             let done: Result<Vec<_>> = done.await;
-            results.extend(done.unwrap_or_else(|error| batch.iter().map(|_| Err(again(&error))).collect()));
+            results.extend(
+                done.unwrap_or_else(|error| batch.iter().map(|_| Err(error.again("delete"))).collect()),
+            );
         }
         results
     }
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         self.describe().admit_change("transact")?;
-        check_distinct(&operations)
-            .map_err(|error| error.with_operation("transact").with_storage(self.describe().name()))?;
-        for operation in &operations {
-            if let Operation::Put(item) = operation {
-                self.describe().admit_store(&item.key, &item.value, &item.options)?;
-            }
-        }
+        self.describe().admit_transact(&operations)?;
         self.change("transact", move |place, writer, caller| {
             let mut steps = Vec::with_capacity(operations.len());
             for operation in operations {

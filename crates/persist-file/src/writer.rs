@@ -144,7 +144,7 @@ impl Writer {
         caller: &Caller,
     ) -> Vec<Answer> {
         if let Err(error) = self.check_failed(place, operation) {
-            return changes.iter().map(|_| Err(again(&error))).collect();
+            return changes.iter().map(|_| Err(error.again(operation))).collect();
         }
         let mut commit = Commit::new(place, self, operation);
         let mut answers: Vec<Answer> = match self.hold(place, operation) {
@@ -154,12 +154,12 @@ impl Writer {
                 return changes.iter().map(|_| Err(gone())).collect();
             }
             Ok(_held) => changes.into_iter().map(|change| commit.change(change)).collect(),
-            Err(error) => return changes.iter().map(|_| Err(again(&error))).collect(),
+            Err(error) => return changes.iter().map(|_| Err(error.again(operation))).collect(),
         };
         self.counters.commits.fetch_add(1, Ordering::Relaxed);
         if let Err(error) = commit.finish() {
             for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
-                *answer = Err(again(&error).with_outcome_unknown());
+                *answer = Err(error.again(operation).with_outcome_unknown());
             }
         }
         answers
@@ -306,18 +306,6 @@ impl Writer {
 
 /// What a change is answered with.
 pub(crate) type Answer = Result<Vec<Done>, StorageError>;
-
-/// The same error once more, for another of those it concerns.
-pub(crate) fn again(error: &StorageError) -> StorageError {
-    let mut copy = StorageError::new(error.kind(), error.message().to_owned());
-    if let Some(operation) = error.operation() {
-        copy = copy.with_operation(operation);
-    }
-    if let Some(storage) = error.storage() {
-        copy = copy.with_storage(storage);
-    }
-    copy
-}
 
 /// Why a storage cannot be written to.
 #[derive(Debug)]

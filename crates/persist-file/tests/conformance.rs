@@ -4,9 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use persist_core::{
-    Array, BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, async_trait,
-};
+use persist_core::{Array, BaseStorage, Key, ManualClock, OpenContext, Result, async_trait};
 use persist_file::{Durability, FileConfig, FileStorage, MetadataMode};
 use persist_testkit::{Harness, Variant};
 
@@ -76,11 +74,8 @@ impl Harness for Files {
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Arc<dyn BaseStorage>>> {
         let mut config = self.config();
-        match variant {
-            Variant::DefaultTtl(ttl) => config.ttl = Some(HumanDuration(ttl)),
-            Variant::MaxValueBytes(bytes) => config.max_value = ByteSize(bytes),
-            Variant::ReadOnly => config.read_only = true,
-            Variant::Small => return Ok(None),
+        if !variant.settle(&mut config.ttl, &mut config.max_value, &mut config.read_only) {
+            return Ok(None);
         }
         self.open_with(config).await.map(Some)
     }
@@ -108,10 +103,6 @@ impl Harness for Files {
             Some(file) => Ok(Array::from_npy(&std::fs::read(file).unwrap().into()).ok()),
             None => Ok(None),
         }
-    }
-
-    fn skips(&self, _: &str) -> Option<&'static str> {
-        None
     }
 }
 

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use libtest_mimic::{Arguments, Trial};
 use persist_core::{BaseStorage, OpenContext, Result};
 use persist_file::{Durability, FileConfig, FileStorage, MetadataMode};
 use persist_testkit::crash::inject::Inject;
 use persist_testkit::crash::kill::Kill;
 use persist_testkit::crash::record::Record;
 use persist_testkit::crash::replay::Replay;
+use persist_testkit::crash::suite::{Suite, faults, kills, replays, sweeps};
 use persist_testkit::crash::sweep::Sweep;
-use persist_testkit::crash::{self, Report, Subject, Trouble, Workload, scale, seed};
+use persist_testkit::crash::{Subject, Workload, if_long};
 
 fn subject(name: &str, durability: Durability, metadata: MetadataMode) -> Subject {
     let open = move |root: PathBuf| async move {
@@ -36,61 +36,34 @@ fn residue(root: &Path) -> Vec<String> {
     left
 }
 
-type Run = fn(&Subject) -> std::result::Result<Report, Trouble>;
-
-fn kill(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::kill::run(subject, &Kill { cycles: 500 * scale(), seed: seed(), ..Kill::default() })
-}
-
-fn sweep(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::sweep::run(subject, &Sweep::default())
-}
-
-fn sweep_of_open(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::sweep::run(subject, &Sweep::of_open())
-}
-
-/// Power cuts at every point of the script; with a scale above 1 also a second one during the recovery.
-fn replay(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let recovery_every = if scale() > 1 { 20 } else { 0 };
-    crash::replay::run(subject, &Replay { states: 500 * scale(), recovery_every, ..Replay::default() })
-}
-
-/// Sixteen writers at once, who share their syncs.
-fn replay_concurrent(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let workload = Workload::Random { tasks: 16, keys: 4, changes: Some(4) };
-    let record = Record { workload, blocking_threads: 16, ..Record::default() };
-    crash::replay::run(subject, &Replay { record, states: 500 * scale(), ..Replay::default() })
-}
-
-/// Every system call of the script fails once, and each name from some call on.
-fn inject(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::inject::run(subject, &Inject { faults: usize::MAX, seed: seed(), ..Inject::default() })
+/// Power cuts at every point of the script; in a long run also a second one during the recovery.
+fn replay() -> Replay {
+    Replay { states: 500, recovery_every: if_long(20, 0), ..Replay::default() }
 }
 
 fn main() -> ExitCode {
     let strict = subject("strict", Durability::Strict, MetadataMode::Auto);
     let relaxed = subject("relaxed", Durability::Relaxed, MetadataMode::Auto);
     let envelope = subject("envelope", Durability::Strict, MetadataMode::Envelope);
-    if let Some(code) = crash::serve(&[&strict, &relaxed, &envelope]) {
-        return code;
-    }
+    let kill = Kill { cycles: 500, ..Kill::default() };
+    let crowd = Record { workload: Workload::crowd(), blocking_threads: 16, ..Record::default() };
+    // Every system call of the script fails once, and each name from some call on.
+    let inject = Inject { faults: usize::MAX, ..Inject::default() };
     // A relaxed storage promises nothing about power cuts.
-    let all: [(&str, &Subject, Run); 10] = [
-        ("strict::kill", &strict, kill),
-        ("strict::sweep", &strict, sweep),
-        ("strict::sweep_of_open", &strict, sweep_of_open),
-        ("strict::replay", &strict, replay),
-        ("strict::replay_concurrent", &strict, replay_concurrent),
-        ("strict::inject", &strict, inject),
-        ("relaxed::kill", &relaxed, kill),
-        ("relaxed::sweep", &relaxed, sweep),
-        ("envelope::sweep", &envelope, sweep),
-        ("envelope::replay", &envelope, replay),
-    ];
-    let trial = |(name, subject, run): (&str, &Subject, Run)| {
-        let subject = subject.clone();
-        Trial::test(name, move || Ok(crash::judge(run(&subject))?))
-    };
-    libtest_mimic::run(&Arguments::from_args(), all.map(trial).into()).exit_code()
+    Suite::default()
+        .test("strict::kill", &strict, kills(kill.clone()))
+        .test("strict::sweep", &strict, sweeps(Sweep::default()))
+        .test("strict::sweep_of_open", &strict, sweeps(Sweep::of_open()))
+        .test("strict::replay", &strict, replays(replay()))
+        .test(
+            "strict::replay_concurrent",
+            &strict,
+            replays(Replay { record: crowd, states: 500, ..Replay::default() }),
+        )
+        .test("strict::inject", &strict, faults(inject))
+        .test("relaxed::kill", &relaxed, kills(kill))
+        .test("relaxed::sweep", &relaxed, sweeps(Sweep::default()))
+        .test("envelope::sweep", &envelope, sweeps(Sweep::default()))
+        .test("envelope::replay", &envelope, replays(replay()))
+        .main()
 }

@@ -1,31 +1,16 @@
 //! Disks that are full or read-only, limits, rights, other processes: the right kind of error, and old values stay.
-#![allow(clippy::unwrap_used, clippy::print_stdout)] // A panic here is the report.
+#![allow(clippy::unwrap_used)] // A panic here is the report.
 
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use persist_core::{
-    BaseStorage, ErrorKind, HumanDuration, Key, ListOptions, OpenContext, StorageExt, StoreOptions, Value,
-};
+use libtest_mimic::Failed;
+use persist_core::{BaseStorage, ErrorKind, HumanDuration, ListOptions, OpenContext, StorageExt};
 use persist_file::{FileConfig, FileStorage};
-use persist_testkit::crash::{self, Trouble, mount::Tmpfs};
-use tokio::runtime::Runtime;
-
-/// Names what a worker does and where.
-const WORKER: &str = "PERSIST_FILE_WORKER";
-
-type Test = fn() -> Result<(), Failed>;
+use persist_testkit::adverse::{self, Job, Test, block_on, keys, set_mode, store, tmpfs, value};
 
 fn main() -> ExitCode {
-    if let Ok(job) = std::env::var(WORKER) {
-        return worker(&job);
-    }
-    if let Some(code) = crash::mount::in_own_namespace() {
-        return code;
-    }
     let tests: [(&str, Test); 9] = [
         ("a_full_disk_keeps_old_values_and_works_again", full_disk),
         ("no_inodes_left", no_inodes),
@@ -37,36 +22,13 @@ fn main() -> ExitCode {
         ("a_held_lock_names_the_process", held_lock),
         ("a_dead_process_leaves_nothing", dead_process),
     ];
-    let trials = tests.map(|(name, test)| Trial::test(name, test)).into();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    adverse::main(work, &tests)
 }
 
 async fn open(root: &Path) -> persist_core::Result<FileStorage> {
     let mut config = FileConfig::new(root);
     config.lock_timeout = HumanDuration(Duration::from_millis(200));
     FileStorage::open("files", config, &OpenContext::default()).await
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    Runtime::new().unwrap().block_on(future)
-}
-
-fn value(byte: u8, len: usize) -> Value {
-    Value::bytes(vec![byte; len])
-}
-
-async fn store(storage: &FileStorage, key: &str, value: Value) -> Result<(), ErrorKind> {
-    let stored = storage.store(&Key::new(key).unwrap(), value, StoreOptions::new()).await;
-    stored.map(drop).map_err(|error| error.kind())
-}
-
-/// A file system of its own, or a loud skip where none can be mounted.
-fn tmpfs(bytes: u64, inodes: u64) -> Result<Option<Tmpfs>, Failed> {
-    match Tmpfs::new(bytes, inodes) {
-        Ok(disk) => Ok(Some(disk)),
-        Err(Trouble::Unavailable(why)) => crash::skip(&why).map(|()| None).map_err(Failed::from),
-        Err(other) => Err(Failed::from(format!("{other:?}"))),
-    }
 }
 
 fn full_disk() -> Result<(), Failed> {
@@ -77,8 +39,7 @@ fn full_disk() -> Result<(), Failed> {
         assert_eq!(store(&storage, "kept", value(2, 3 << 20)).await, Err(ErrorKind::Capacity));
         assert_eq!(store(&storage, "more", value(3, 1_500_000)).await, Err(ErrorKind::Capacity));
         assert_eq!(storage.get_bytes("kept").await.unwrap().unwrap(), vec![1; 700_000]);
-        let keys = storage.list_keys("", ListOptions::new()).await.unwrap().keys;
-        assert_eq!(keys, [Key::new("kept").unwrap()]);
+        assert_eq!(keys(&storage).await, ["kept"]);
         // Failed stores left nothing behind: a value that fits still fits.
         store(&storage, "fits", value(4, 900_000)).await.unwrap();
         assert!(storage.remove("fits").await.unwrap(), "deleting works on a disk that is nearly full");
@@ -139,29 +100,9 @@ fn read_only_medium() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Starts this program again as a worker; gives the last line it prints.
-fn run(shell: Option<&str>, job: &str, root: &Path, as_nobody: bool) -> String {
-    let program = std::env::current_exe().unwrap();
-    let mut command = match shell {
-        Some(limits) => {
-            let mut command = Command::new("sh");
-            command.args(["-c", &format!("{limits}; exec \"$0\"")]).arg(program);
-            command
-        }
-        None => Command::new(program),
-    };
-    if as_nobody {
-        command.uid(65534).gid(65534);
-    }
-    let output =
-        command.env(WORKER, format!("{job} {}", root.display())).stderr(Stdio::inherit()).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-fn worker(job: &str) -> ExitCode {
-    let (job, root) = job.split_once(' ').unwrap();
-    let answer = block_on(async {
-        let storage = match open(Path::new(root)).await {
+fn work(job: &str, root: &Path) -> String {
+    block_on(async {
+        let storage = match open(root).await {
             Ok(storage) => storage,
             Err(error) => return format!("{}: {error}", error.kind()),
         };
@@ -179,9 +120,7 @@ fn worker(job: &str) -> ExitCode {
             }
             other => panic!("unknown job {other}"),
         }
-    });
-    println!("{answer}");
-    ExitCode::SUCCESS
+    })
 }
 
 fn kind(result: Result<(), ErrorKind>) -> String {
@@ -212,7 +151,6 @@ async fn count(storage: &FileStorage) -> String {
 }
 
 fn no_rights() -> Result<(), Failed> {
-    use std::os::unix::fs::{PermissionsExt, chown};
     let place = tempfile::tempdir().unwrap();
     let root = place.path().join("s");
     block_on(async {
@@ -220,19 +158,19 @@ fn no_rights() -> Result<(), Failed> {
         store(&storage, "k", value(1, 10)).await.unwrap();
         storage.close().await.unwrap();
     });
-    let is_root = rustix_is_root();
+    let is_root = adverse::is_root();
     if is_root {
         // The folder can be reached, but belongs to another user.
         for folder in [place.path(), &root] {
-            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+            set_mode(folder, 0o755);
         }
-        let _ = chown(place.path(), None, None);
     } else {
-        std::fs::set_permissions(root.join(".persist"), std::fs::Permissions::from_mode(0o000)).unwrap();
+        set_mode(&root.join(".persist"), 0o000);
     }
-    let answer = run(None, "small", &root, is_root);
+    let job = Job::new("small", &root);
+    let answer = if is_root { job.as_nobody() } else { job }.run();
     if !is_root {
-        std::fs::set_permissions(root.join(".persist"), std::fs::Permissions::from_mode(0o700)).unwrap();
+        set_mode(&root.join(".persist"), 0o700);
     }
     assert!(answer.starts_with("AccessDenied: storage \"files\": open:"), "{answer}");
     assert!(answer.contains("give this user the right"), "{answer}");
@@ -243,12 +181,6 @@ fn no_rights() -> Result<(), Failed> {
     Ok(())
 }
 
-fn rustix_is_root() -> bool {
-    std::fs::metadata("/proc/self")
-        .map(|me| std::os::unix::fs::MetadataExt::uid(&me))
-        .is_ok_and(|uid| uid == 0)
-}
-
 fn file_size_limit() -> Result<(), Failed> {
     let place = tempfile::tempdir().unwrap();
     block_on(async {
@@ -257,19 +189,19 @@ fn file_size_limit() -> Result<(), Failed> {
         storage.close().await.unwrap();
     });
     // Without the trap the system would end the process instead of answering.
-    let limited = Some("trap '' XFSZ; ulimit -f 8");
-    assert_eq!(run(limited, "large", place.path(), false), "Capacity");
+    let limited = "trap '' XFSZ; ulimit -f 8";
+    assert_eq!(Job::new("large", place.path()).under(limited).run(), "Capacity");
     block_on(async {
         let storage = open(place.path()).await.unwrap();
         assert_eq!(storage.get_bytes("k").await.unwrap().unwrap(), vec![1; 10]);
     });
-    assert_eq!(run(limited, "small", place.path(), false), "Ok");
+    assert_eq!(Job::new("small", place.path()).under(limited).run(), "Ok");
     Ok(())
 }
 
 fn open_files_limit() -> Result<(), Failed> {
     let place = tempfile::tempdir().unwrap();
-    let answer = run(Some("ulimit -n 40"), "starved", place.path(), false);
+    let answer = Job::new("starved", place.path()).under("ulimit -n 40").run();
     assert_eq!(answer, "Capacity,Ok", "refused without room, done once there is some");
     block_on(async {
         let storage = open(place.path()).await.unwrap();
@@ -284,7 +216,7 @@ fn processes_count() -> Result<(), Failed> {
     let place = tempfile::tempdir().unwrap();
     let root = place.path();
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| run(None, "count", root, false))).collect();
+        let workers: Vec<_> = (0..4).map(|_| scope.spawn(|| Job::new("count", root).run())).collect();
         for worker in workers {
             assert_eq!(worker.join().unwrap(), "Ok");
         }
@@ -299,17 +231,17 @@ fn held_lock() -> Result<(), Failed> {
     block_on(async { open(place.path()).await.unwrap().close().await.unwrap() });
     let lock = std::fs::File::open(place.path().join(".persist/lock")).unwrap();
     lock.lock().unwrap();
-    let answer = run(None, "small", place.path(), false);
+    let answer = Job::new("small", place.path()).run();
     let expected = format!("process {} holds the lock", std::process::id());
     assert!(answer.starts_with("Locked") && answer.contains(&expected), "{answer}");
     lock.unlock().unwrap();
-    assert_eq!(run(None, "small", place.path(), false), "Ok");
+    assert_eq!(Job::new("small", place.path()).run(), "Ok");
     Ok(())
 }
 
 fn dead_process() -> Result<(), Failed> {
     let place = tempfile::tempdir().unwrap();
-    run(None, "die", place.path(), false);
+    Job::new("die", place.path()).run();
     // One folder or more for each session, named after its process.
     let sessions = || {
         let folders = std::fs::read_dir(place.path().join(".persist/tmp")).unwrap();

@@ -3,15 +3,19 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use persist_core::{Descriptor, ErrorKind, Expiry, Key, Kind, Metadata, Result, StorageError, Version};
+use persist_core::writing::{Answer, Done, Step as _};
+use persist_core::{
+    Descriptor, ErrorKind, Expiry, Key, Kind, Metadata, Result, StorageError, Timestamp, Version,
+};
 
-use crate::change::{Answer, Change, Done, Draft, Step};
-use crate::error::damage;
+use crate::change::{Adoption, Change, Draft, Growth, Step};
+use crate::error::{damage, given_up};
 use crate::ffi::{H5Error, H5File};
 use crate::index::Staged;
 use crate::name::{SELF, groups_of, path_of, split};
 use crate::record::{Form, Record, State, encode, shape, unread_metadata};
 use crate::state::Shared;
+use crate::transfer::Transfers;
 
 /// A value of at least so many bytes is written before the old one is taken away, so that it never needs the old one's room,
 /// which may not be written directly.
@@ -27,6 +31,7 @@ pub(crate) struct Transaction<'t> {
     descriptor: &'t Descriptor,
     groups: &'t mut HashSet<String>,
     others: &'t HashSet<String>,
+    transfers: &'t Transfers,
     staged: Staged,
     /// Groups that were made (true) or removed.
     regrouped: Vec<(String, bool)>,
@@ -59,11 +64,12 @@ impl<'t> Transaction<'t> {
         file: &'t H5File,
         shared: &'t Shared,
         groups: &'t mut HashSet<String>,
-        others: &'t HashSet<String>,
+        (others, transfers): (&'t HashSet<String>, &'t Transfers),
         floor: u64,
     ) -> Self {
         let descriptor = &shared.descriptor;
-        Self { file, shared, descriptor, groups, others, staged: Staged::new(), regrouped: Vec::new(), floor }
+        let (staged, regrouped) = (Staged::new(), Vec::new());
+        Self { file, shared, descriptor, groups, others, transfers, staged, regrouped, floor }
     }
 
     /// Ends it.
@@ -127,8 +133,19 @@ impl<'t> Transaction<'t> {
             return Err(damage(self.descriptor, operation, step.key(), what));
         }
         self.check_foreign(operation, step, found.as_deref())?;
+        self.check_transfer(operation, step)?;
         let metadata = self.metadata(&found);
         self.descriptor.check_condition(operation, step.condition(), step.key(), metadata.as_ref())
+    }
+
+    /// What was written of a value goes when a change fails while it is on its way.
+    fn check_transfer(&self, operation: &'static str, step: &Step) -> Result<()> {
+        match step {
+            Step::Adopt(adoption) if self.transfers.get(adoption.transfer).is_none() => {
+                Err(given_up(self.descriptor, operation).with_key(&adoption.key))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What is somebody else's has no expiry, and what is neither a dataset nor a group stays where it is.
@@ -138,8 +155,8 @@ impl<'t> Transaction<'t> {
                 "the dataset was not written by persist and has no expiry; store it anew to give it one"
                     .to_owned()
             }
-            (Step::Put(draft), None) if !self.others.is_empty() => {
-                let path = path_of(&draft.key);
+            (Step::Put(_) | Step::Adopt(_), None) if !self.others.is_empty() => {
+                let path = path_of(step.key());
                 let taken = groups_of(&path).chain([&*path]).find(|path| self.others.contains(*path));
                 let Some(taken) = taken else { return Ok(()) };
                 format!(
@@ -155,40 +172,69 @@ impl<'t> Transaction<'t> {
         let found = self.find(step.key());
         match step {
             Step::Put(draft) => self.put(draft, &found).map(Done::Stored),
-            Step::Grow(draft) => self.grow(draft, &found).map(Done::Stored),
+            Step::Adopt(adoption) => self.adopt(adoption, &found).map(Done::Stored),
+            Step::Grow(growth) => self.grow(growth, &found).map(Done::Stored),
             Step::Delete { key, .. } => self.delete(key, &found).map(Done::Deleted),
-            Step::Sweep { key } => self.sweep(key, &found).map(Done::Swept),
+            Step::Sweep { key, before } => self.sweep(key, *before, &found).map(Done::Swept),
             Step::Touch { key, expiry } => self.touch(key, *expiry, &found).map(Done::Touched),
             Step::Check { .. } => Ok(Done::Checked),
         }
     }
 
     fn put(&mut self, draft: &Draft, found: &Found) -> Result<Metadata, H5Error> {
-        let mut metadata = draft.metadata.clone();
-        let before = self.metadata(found);
-        self.descriptor.settle_metadata(&mut metadata, before.as_ref());
-        if before.is_none() && metadata.version.as_u64() <= self.floor {
-            metadata.version = self.descriptor.next_version(Some(Version::from_u64(self.floor)));
-        }
+        let metadata = self.settled(&draft.metadata, found);
         let record = self.write(draft, &metadata, found)?;
         self.staged.insert(draft.key.clone(), Some(Arc::new(record)));
         Ok(metadata)
     }
 
-    /// Only the chunks with something new in them are written.
-    fn grow(&mut self, draft: &Draft, found: &Found) -> Result<Metadata, H5Error> {
-        let (Some(record), Some(packed)) = (found, &draft.packed) else { return self.put(draft, found) };
-        let mut metadata = draft.metadata.clone();
-        self.descriptor.settle_metadata(&mut metadata, record.metadata());
-        let form = Form::of(&draft.value);
-        let note = encode(&draft.key, &metadata, &form).map_err(|error| H5Error::new(error.to_string()))?;
-        let dataset = self.file.dataset(&record.path)?;
-        dataset.resize(&packed.grid.shape)?;
-        packed.chunks.iter().try_for_each(|(at, coded)| dataset.write_chunk(at, coded))?;
+    /// The metadata of a value in the place of what was found.
+    fn settled(&self, draft: &Metadata, found: &Found) -> Metadata {
+        let mut metadata = draft.clone();
+        let before = self.metadata(found);
+        self.descriptor.settle_metadata(&mut metadata, before.as_ref());
+        if before.is_none() && metadata.version.as_u64() <= self.floor {
+            metadata.version = self.descriptor.next_version(Some(Version::from_u64(self.floor)));
+        }
+        metadata
+    }
+
+    fn adopt(&mut self, adoption: &Adoption, found: &Found) -> Result<Metadata, H5Error> {
+        let Some(dataset) = self.transfers.get(adoption.transfer) else {
+            return Err(H5Error::new("what was written is not there any more"));
+        };
+        let metadata = self.settled(&adoption.metadata, found);
+        let note = encode(&adoption.key, &metadata, &adoption.form)
+            .map_err(|error| H5Error::new(error.to_string()))?;
         dataset.set_record(&note)?;
-        let state = State::Sound(Box::new(metadata.clone()), form);
+        let path = match found {
+            Some(record) => Arc::clone(&record.path),
+            None => self.place(&adoption.key)?.into(),
+        };
+        if found.is_some() {
+            self.file.remove(&path)?;
+        }
+        self.file.link(dataset, &path)?;
+        let state = State::Sound(Box::new(metadata.clone()), adoption.form.clone());
+        let record = Record { path, offset: dataset.offset(), state };
+        self.staged.insert(adoption.key.clone(), Some(Arc::new(record)));
+        Ok(metadata)
+    }
+
+    /// Only the chunks with something new in them are written.
+    fn grow(&mut self, growth: &Growth, found: &Found) -> Result<Metadata, H5Error> {
+        let Some(record) = found else { return Err(H5Error::new("what grows is not there")) };
+        let mut metadata = growth.metadata.clone();
+        self.descriptor.settle_metadata(&mut metadata, record.metadata());
+        let note =
+            encode(&growth.key, &metadata, &growth.form).map_err(|error| H5Error::new(error.to_string()))?;
+        let dataset = self.file.dataset(&record.path)?;
+        dataset.resize(&growth.packed.grid.shape)?;
+        growth.packed.chunks.iter().try_for_each(|(at, coded)| dataset.write_chunk(at, coded))?;
+        dataset.set_record(&note)?;
+        let state = State::Sound(Box::new(metadata.clone()), growth.form.clone());
         let grown = Record { path: Arc::clone(&record.path), offset: None, state };
-        self.staged.insert(draft.key.clone(), Some(Arc::new(grown)));
+        self.staged.insert(growth.key.clone(), Some(Arc::new(grown)));
         Ok(metadata)
     }
 
@@ -298,10 +344,11 @@ impl<'t> Transaction<'t> {
         Ok(live)
     }
 
-    fn sweep(&mut self, key: &Key, found: &Found) -> Result<Option<u64>, H5Error> {
+    fn sweep(&mut self, key: &Key, before: Option<Timestamp>, found: &Found) -> Result<Option<u64>, H5Error> {
         let Some(record) = found else { return Ok(None) };
         let Some(metadata) = record.metadata() else { return Ok(None) };
-        if self.descriptor.live(Some(metadata)).is_some() {
+        let is_old = before.is_some_and(|before| metadata.modified_at < before);
+        if !is_old && self.descriptor.live(Some(metadata)).is_some() {
             return Ok(None);
         }
         let (size, version) = (metadata.size, metadata.version);

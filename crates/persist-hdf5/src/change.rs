@@ -1,9 +1,13 @@
 //! What a caller asks of the thread that writes, prepared as far as that needs no file.
 
-use persist_core::{Condition, Descriptor, Expiry, Key, Metadata, Operation, StoreItem, Value};
+use persist_core::{
+    Condition, Descriptor, Expiry, Key, Metadata, Operation, StoreItem, Timestamp, Value, Version, writing,
+};
 
 use crate::chunk::Packed;
 use crate::filter::Choice;
+use crate::hashing::checksum_of;
+use crate::record::Form;
 
 /// A value about to be stored: hashed, with the metadata it will have if nothing is stored under its key.
 #[derive(Debug)]
@@ -23,28 +27,56 @@ impl Draft {
         Self { packed, ..Self::plain(descriptor, item) }
     }
 
-    /// A value that is in chunks already.
-    pub(crate) fn packed(descriptor: &Descriptor, item: StoreItem, packed: Packed) -> Self {
-        Self { packed: Some(packed), ..Self::plain(descriptor, item) }
+    /// A value that is in chunks already, if it is to be.
+    pub(crate) fn packed(descriptor: &Descriptor, item: StoreItem, packed: Option<Packed>) -> Self {
+        Self { packed, ..Self::plain(descriptor, item) }
     }
 
     fn plain(descriptor: &Descriptor, item: StoreItem) -> Self {
-        let metadata = descriptor.draft_metadata(&item.value, &item.options);
+        let (kind, size) = (item.value.kind(), item.value.size());
+        let metadata = descriptor.hashed_metadata(kind, size, checksum_of(&item.value), &item.options);
         Self { key: item.key, value: item.value, metadata, condition: item.options.condition, packed: None }
     }
 }
+
+/// An array that grows: what it becomes, and the chunks with something new in them.
+#[derive(Debug)]
+pub(crate) struct Growth {
+    pub(crate) key: Key,
+    /// The version that grows.
+    pub(crate) from: Version,
+    pub(crate) form: Form,
+    pub(crate) metadata: Metadata,
+    pub(crate) packed: Packed,
+}
+
+/// A value that was written piece by piece and gets its name.
+#[derive(Debug)]
+pub(crate) struct Adoption {
+    pub(crate) key: Key,
+    pub(crate) condition: Condition,
+    pub(crate) form: Form,
+    pub(crate) metadata: Metadata,
+    /// The number of the transfer that has its dataset.
+    pub(crate) transfer: u64,
+}
+
+/// What one caller asked for with one call.
+pub(crate) type Change = writing::Change<Step>;
 
 /// One step of a change.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// Store a value.
     Put(Box<Draft>),
-    /// Let an array grow along its first axis: the draft has all of it, and in its chunks what is new.
-    Grow(Box<Draft>),
+    /// Give the value of a transfer its name.
+    Adopt(Box<Adoption>),
+    /// Let an array grow along its first axis.
+    Grow(Box<Growth>),
     /// Make a key absent.
     Delete { key: Key, condition: Condition },
-    /// Make a key absent if it has expired.
-    Sweep { key: Key },
+    /// Make a key absent if it has expired, or was last changed before a moment.
+    Sweep { key: Key, before: Option<Timestamp> },
     /// Change when a key expires.
     Touch { key: Key, expiry: Expiry },
     /// Change nothing.
@@ -61,71 +93,36 @@ impl Step {
         }
     }
 
-    /// The key concerned.
-    pub(crate) fn key(&self) -> &Key {
+    /// What must hold.
+    pub(crate) fn condition(&self) -> Condition {
         match self {
-            Self::Put(draft) | Self::Grow(draft) => &draft.key,
+            Self::Put(draft) => draft.condition,
+            Self::Grow(growth) => Condition::IfVersion(growth.from),
+            Self::Adopt(adoption) => adoption.condition,
+            Self::Delete { condition, .. } | Self::Check { condition, .. } => *condition,
+            Self::Touch { .. } | Self::Sweep { .. } => Condition::None,
+        }
+    }
+}
+
+impl writing::Step for Step {
+    fn key(&self) -> &Key {
+        match self {
+            Self::Put(draft) => &draft.key,
+            Self::Grow(growth) => &growth.key,
+            Self::Adopt(adoption) => &adoption.key,
             Self::Delete { key, .. }
-            | Self::Sweep { key }
+            | Self::Sweep { key, .. }
             | Self::Touch { key, .. }
             | Self::Check { key, .. } => key,
         }
     }
 
-    /// What must hold.
-    pub(crate) fn condition(&self) -> Condition {
+    fn weight(&self) -> u64 {
         match self {
-            Self::Put(draft) | Self::Grow(draft) => draft.condition,
-            Self::Delete { condition, .. } | Self::Check { condition, .. } => *condition,
-            Self::Touch { .. } | Self::Sweep { .. } => Condition::None,
-        }
-    }
-
-    /// How many bytes it writes, about.
-    pub(crate) fn weight(&self) -> u64 {
-        match self {
-            Self::Put(draft) | Self::Grow(draft) => draft.metadata.size + 1024,
+            Self::Put(draft) => draft.metadata.size + 1024,
+            Self::Grow(growth) => growth.packed.bytes() + 1024,
             _ => 1024,
         }
     }
 }
-
-/// What a step did.
-#[derive(Clone, Debug)]
-pub(crate) enum Done {
-    /// The value is stored.
-    Stored(Metadata),
-    /// The key is absent; true if it was there.
-    Deleted(bool),
-    /// The expired value of so many bytes is gone; `None`: it had not expired.
-    Swept(Option<u64>),
-    /// The expiry is changed; `None`: the key is absent.
-    Touched(Option<Metadata>),
-    /// The condition held.
-    Checked,
-}
-
-/// Steps that one caller asked for with one call.
-#[derive(Debug)]
-pub(crate) struct Change {
-    /// The verb, for messages.
-    pub(crate) operation: &'static str,
-    pub(crate) steps: Vec<Step>,
-    /// All or nothing; else each step on its own.
-    pub(crate) together: bool,
-}
-
-impl Change {
-    /// A single step.
-    pub(crate) fn one(operation: &'static str, step: Step) -> Self {
-        Self { operation, steps: vec![step], together: true }
-    }
-
-    /// How many bytes it writes, about.
-    pub(crate) fn weight(&self) -> u64 {
-        self.steps.iter().map(Step::weight).sum()
-    }
-}
-
-/// An answer for each step; for a change that is all or nothing, an error of one is the error of the whole.
-pub(crate) type Answer = Vec<persist_core::Result<Done>>;

@@ -1,12 +1,11 @@
 //! Arrays in chunks: which chunks there are, and moving elements between them and a row-major buffer.
 
-use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::codec::{Coded, Filter, Pipeline, decode, encode};
+use crate::parallel::in_parallel;
 
 /// The shape of chunks that are not to be larger than `target` bytes: whole rows of the last axes, as many as fit.
 pub(crate) fn chunk_shape(shape: &[usize], element: usize, target: usize) -> Vec<usize> {
@@ -60,10 +59,10 @@ impl Grid {
         self.shape.iter().map(|len| 0..*len).collect()
     }
 
-    /// Takes a chunk out of a buffer of all elements; what lies beyond the end is zero.
-    fn gather(&self, buffer: &[u8], at: &[usize]) -> Vec<u8> {
+    /// Takes a chunk out of a buffer of a part of the array; what lies beyond it is zero.
+    fn gather(&self, buffer: &[u8], part: &[Range<usize>], at: &[usize]) -> Vec<u8> {
         let mut chunk = vec![0; self.chunk_bytes()];
-        self.runs(at, &self.all(), |in_chunk, in_buffer, len| {
+        self.runs(at, part, |in_chunk, in_buffer, len| {
             chunk[in_chunk..in_chunk + len].copy_from_slice(&buffer[in_buffer..in_buffer + len]);
         });
         chunk
@@ -111,6 +110,13 @@ pub(crate) struct Packed {
     pub(crate) chunks: Vec<(Vec<usize>, Coded)>,
 }
 
+impl Packed {
+    /// How many bytes its chunks have.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.chunks.iter().map(|(_, coded)| coded.bytes.len() as u64).sum()
+    }
+}
+
 /// Copies a part of an array: `copy` is told where a run of bytes lies in the array, where in a row-major buffer of the part, and
 /// how long it is.
 pub(crate) fn rows(
@@ -119,8 +125,15 @@ pub(crate) fn rows(
     part: &[Range<usize>],
     copy: impl FnMut(usize, usize, usize),
 ) {
+    // Axes at the end that are wanted whole lie in one run with the one before them.
+    let (mut rank, mut element) = (shape.len(), element);
+    while rank > 1 && part[rank - 1] == (0..shape[rank - 1]) {
+        rank -= 1;
+        element *= shape[rank];
+    }
+    let shape = &shape[..rank];
     let whole = Grid { shape: shape.to_vec(), chunk: shape.to_vec(), element };
-    whole.runs(&vec![0; shape.len()], part, copy);
+    whole.runs(&vec![0; rank], &part[..rank], copy);
 }
 
 /// Codes all chunks of a buffer on all cores.
@@ -129,11 +142,11 @@ pub(crate) fn pack(grid: Grid, pipeline: Pipeline, buffer: &[u8]) -> Packed {
     pack_part(grid, pipeline, buffer, &all)
 }
 
-/// Codes the chunks that hold a part of the array that the buffer has whole.
+/// Codes the chunks that hold a part of the array; the buffer has that part, which must have all of each chunk that there is.
 pub(crate) fn pack_part(grid: Grid, pipeline: Pipeline, buffer: &[u8], part: &[Range<usize>]) -> Packed {
     let places = grid.chunks(part);
     let coded = in_parallel(places, |at| {
-        let coded = encode(&pipeline, grid.gather(buffer, &at));
+        let coded = encode(&pipeline, grid.gather(buffer, part, &at));
         (at, coded)
     });
     Packed { grid, pipeline, chunks: coded }
@@ -155,38 +168,6 @@ pub(crate) fn unpack(packed: Packed, part: &[Range<usize>]) -> Option<Vec<u8>> {
         true
     });
     whole.into_iter().all(|whole| whole).then(|| buffer.into_inner())
-}
-
-/// Does something with each item on all cores; the answers are in the order of the items.
-fn in_parallel<T: Send, R: Send>(items: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get).min(items.len());
-    if threads < 2 {
-        return items.into_iter().map(work).collect();
-    }
-    let items: Vec<Mutex<Option<T>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
-    let next = AtomicUsize::new(0);
-    let mut answers = std::thread::scope(|scope| {
-        let work = || {
-            let mut answers = Vec::new();
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(item) = items.get(at) else { return answers };
-                let item = item.lock().take();
-                answers.extend(item.map(|item| (at, work(item))));
-            }
-        };
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut answers = work();
-        for other in others {
-            match other.join() {
-                Ok(more) => answers.extend(more),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        answers
-    });
-    answers.sort_unstable_by_key(|(at, _)| *at);
-    answers.into_iter().map(|(_, answer)| answer).collect()
 }
 
 /// The filters of a dataset with elements of so many bytes.

@@ -2,13 +2,10 @@
 //!
 //! Source: "HDF5 File Format Specification", Filter Pipeline, and the documentation of the predefined filters.
 
-use std::io::{Read, Write};
-
-use flate2::Compression;
-use flate2::read::ZlibDecoder;
-use flate2::write::ZlibEncoder;
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
 use crate::lzf;
+use crate::shuffle::{shuffle, unshuffle};
 
 /// One filter and what it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +16,8 @@ pub(crate) enum Filter {
     Gzip(u8),
     /// LZF.
     Lzf,
+    /// zstd, level 1 to 19.
+    Zstd(u8),
     /// A checksum of 32 bits after the data.
     Fletcher32,
 }
@@ -50,6 +49,7 @@ fn apply(filter: Filter, chunk: &[u8]) -> Option<Vec<u8>> {
         Filter::Shuffle(size) => Some(shuffle(chunk, size)),
         Filter::Gzip(level) => gzip(chunk, level),
         Filter::Lzf => lzf::compress(chunk),
+        Filter::Zstd(level) => zstd(chunk, level),
         Filter::Fletcher32 => Some([chunk, &fletcher32(chunk).to_le_bytes()].concat()),
     }
 }
@@ -70,50 +70,58 @@ fn undo(filter: Filter, chunk: Vec<u8>, len: usize) -> Option<Vec<u8>> {
         Filter::Shuffle(size) => Some(unshuffle(&chunk, size)),
         Filter::Gzip(_) => ungzip(&chunk, len),
         Filter::Lzf => lzf::decompress(&chunk, len),
+        Filter::Zstd(_) => unzstd(&chunk, len + 4),
         Filter::Fletcher32 => unfletcher32(chunk),
     }
 }
 
+/// In one call, with room for less than the chunk: what does not fit gains nothing.
 fn gzip(chunk: &[u8], level: u8) -> Option<Vec<u8>> {
-    let mut encoder = ZlibEncoder::new(Vec::with_capacity(chunk.len() / 2), Compression::new(level.into()));
-    encoder.write_all(chunk).ok()?;
-    encoder.finish().ok().filter(|packed| packed.len() < chunk.len())
+    let mut packed = Vec::with_capacity(chunk.len().checked_sub(1)?);
+    let mut encoder = Compress::new(Compression::new(level.into()), true);
+    let status = encoder.compress_vec(chunk, &mut packed, FlushCompress::Finish).ok()?;
+    (status == Status::StreamEnd && packed.len() < chunk.len()).then_some(packed)
 }
 
 fn ungzip(chunk: &[u8], len: usize) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(len);
-    // A chunk is followed by four bytes at most where a checksum comes before the compression.
-    ZlibDecoder::new(chunk).take(len as u64 + 4).read_to_end(&mut bytes).ok()?;
-    Some(bytes)
+    // A chunk is followed by four bytes where a checksum comes before the compression.
+    let mut bytes = Vec::with_capacity(len + 4);
+    let status = Decompress::new(true).decompress_vec(chunk, &mut bytes, FlushDecompress::Finish).ok()?;
+    (status == Status::StreamEnd).then_some(bytes)
 }
 
-/// Elements that are left over at the end stay as they are.
-fn shuffle(chunk: &[u8], size: usize) -> Vec<u8> {
-    let count = chunk.len() / size.max(1);
-    let mut bytes = chunk.to_vec();
-    if size < 2 || count < 2 {
-        return bytes;
-    }
-    for (place, plane) in bytes[..count * size].chunks_exact_mut(count).enumerate() {
-        for (byte, element) in plane.iter_mut().zip(chunk.chunks_exact(size)) {
-            *byte = element[place];
-        }
-    }
-    bytes
+/// One frame, as the registered filter has it; `None` also if zstd is not built in.
+#[cfg(feature = "zstd")]
+pub(crate) fn zstd(chunk: &[u8], level: u8) -> Option<Vec<u8>> {
+    let packed = zstd::bulk::compress(chunk, level.into()).ok()?;
+    (packed.len() < chunk.len()).then_some(packed)
 }
 
-fn unshuffle(chunk: &[u8], size: usize) -> Vec<u8> {
-    let count = chunk.len() / size.max(1);
-    let mut bytes = chunk.to_vec();
-    if size < 2 || count < 2 {
-        return bytes;
-    }
-    for (place, plane) in chunk[..count * size].chunks_exact(count).enumerate() {
-        for (element, byte) in bytes.chunks_exact_mut(size).zip(plane) {
-            element[place] = *byte;
-        }
-    }
-    bytes
+/// Of at most so many bytes.
+#[cfg(feature = "zstd")]
+pub(crate) fn unzstd(chunk: &[u8], limit: usize) -> Option<Vec<u8>> {
+    zstd::bulk::decompress(chunk, limit).ok()
+}
+
+/// How long the chunk says that it will be.
+#[cfg(feature = "zstd")]
+pub(crate) fn zstd_length(chunk: &[u8]) -> Option<usize> {
+    zstd::zstd_safe::get_frame_content_size(chunk).ok().flatten().and_then(|len| usize::try_from(len).ok())
+}
+
+#[cfg(not(feature = "zstd"))]
+pub(crate) fn zstd_length(_: &[u8]) -> Option<usize> {
+    None
+}
+
+#[cfg(not(feature = "zstd"))]
+pub(crate) fn zstd(_: &[u8], _: u8) -> Option<Vec<u8>> {
+    None
+}
+
+#[cfg(not(feature = "zstd"))]
+pub(crate) fn unzstd(_: &[u8], _: usize) -> Option<Vec<u8>> {
+    None
 }
 
 /// Fletcher's checksum over 16-bit words, the first byte of each the upper one (Fletcher, "An Arithmetic Checksum for
@@ -171,12 +179,13 @@ pub(crate) mod tests {
     }
 
     fn pipelines() -> Vec<Pipeline> {
-        use Filter::{Fletcher32, Gzip, Lzf, Shuffle};
+        use Filter::{Fletcher32, Gzip, Lzf, Shuffle, Zstd};
         vec![
             vec![],
             vec![Shuffle(8), Gzip(4)],
             vec![Gzip(9), Fletcher32],
             vec![Shuffle(2), Lzf, Fletcher32],
+            vec![Shuffle(4), Zstd(3)],
             vec![Fletcher32],
         ]
     }

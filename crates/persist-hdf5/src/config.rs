@@ -6,9 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::filter::{FilterRule, Filters};
+use crate::retention::Retention;
 
 /// The largest value that is accepted unless a limit is set: it is held in memory as a whole.
 pub const DEFAULT_MAX_VALUE: u64 = 16 << 30;
+
+/// The smallest limit of a file.
+const SMALLEST_PART: u64 = 64 << 10;
 
 /// What an acknowledged change survives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -44,12 +48,22 @@ pub struct Hdf5Config {
     /// 50 ms unless set.
     #[serde(default = "default_checkpoint_after")]
     pub checkpoint_after: HumanDuration,
+    /// The largest file. With it the path is a folder, in which the HDF5 file lies cut into parts of so many bytes, for HDF5's family
+    /// driver. A multiple of 4 KiB, 64 KiB at least. What is there already is cut, or put together, when it is compacted the next time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_file_size: Option<ByteSize>,
     /// How arrays and bytes are kept: chunked and compressed, or (unless set) in one piece.
     #[serde(default)]
     pub filters: Filters,
     /// Other filters for the keys that begin with a prefix; the longest prefix counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filter_rules: Vec<FilterRule>,
+    /// How long values are kept at most, by prefix; `maintain` removes what is older.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retention: Vec<Retention>,
+    /// How many bytes of a larger value are read or written before other operations get their turn; 4 MiB unless set, 4 KiB at least.
+    #[serde(default = "default_piece")]
+    pub piece: ByteSize,
     /// How much of the file may hold nothing before `maintain` compacts it, in per cent of the file; 50 unless set. 100: never;
     /// 0: each time. Files under 16 MiB are left as they are, except with 0.
     #[serde(default = "default_compact_at")]
@@ -74,6 +88,10 @@ fn default_checkpoint_after() -> HumanDuration {
     HumanDuration(Duration::from_millis(50))
 }
 
+fn default_piece() -> ByteSize {
+    ByteSize(4 << 20)
+}
+
 fn default_compact_at() -> u8 {
     50
 }
@@ -90,8 +108,11 @@ impl Hdf5Config {
             durability: Durability::default(),
             log_limit: default_log_limit(),
             checkpoint_after: default_checkpoint_after(),
+            max_file_size: None,
             filters: Filters::default(),
             filter_rules: Vec::new(),
+            retention: Vec::new(),
+            piece: default_piece(),
             compact_at: default_compact_at(),
             ttl: None,
             max_value: default_max_value(),
@@ -120,6 +141,17 @@ impl Hdf5Config {
     pub fn check(&self) -> Result<(), String> {
         if self.compact_at > 100 {
             return Err(format!("compact_at is {}; use 0 to 100 per cent", self.compact_at));
+        }
+        if let Some(size) = self.max_file_size
+            && (size.0 < SMALLEST_PART || size.0 % 4096 > 0)
+        {
+            return Err(format!(
+                "max_file_size is {} bytes; use a multiple of 4 KiB, {SMALLEST_PART} at least, such as 1GiB",
+                size.0
+            ));
+        }
+        if self.piece.0 < 4096 {
+            return Err(format!("piece is {} bytes; use 4KiB at least, usually 4MiB", self.piece.0));
         }
         self.filters.check().map_err(|message| format!("filters: {message}"))?;
         for rule in &self.filter_rules {

@@ -14,6 +14,7 @@ fn kind_of(error: &io::Error) -> ErrorKind {
         Io::PermissionDenied => ErrorKind::AccessDenied,
         Io::ReadOnlyFilesystem => ErrorKind::ReadOnly,
         Io::NotADirectory | Io::IsADirectory | Io::NotFound => ErrorKind::InvalidConfig,
+        Io::InvalidData => ErrorKind::Corruption,
         _ => ErrorKind::Unavailable,
     }
 }
@@ -24,6 +25,7 @@ fn cure(kind: ErrorKind) -> &'static str {
         ErrorKind::AccessDenied => "give this user the right to the file and its folder",
         ErrorKind::ReadOnly => "mount the disk writable, or open the storage with read_only",
         ErrorKind::InvalidConfig => "correct the path",
+        ErrorKind::Corruption => "restore it from a backup",
         _ => "check the file, its folder and the disk, then open it again",
     }
 }
@@ -57,6 +59,12 @@ pub(crate) fn library(
          (`verify` says what can still be read)"
     );
     descriptor.error(ErrorKind::Corruption, operation, message).with_source(error)
+}
+
+/// A value whose dataset was lost while it was written piece by piece.
+pub(crate) fn given_up(descriptor: &Descriptor, operation: &'static str) -> StorageError {
+    let message = "a change failed while the value was written, which undid it; store it again";
+    descriptor.error(ErrorKind::Unavailable, operation, message)
 }
 
 /// A dataset that is not as it was written.

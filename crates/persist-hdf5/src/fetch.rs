@@ -21,6 +21,15 @@ pub(crate) enum Fetched {
 }
 
 impl Fetched {
+    /// How many bytes were read.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Self::Value(value) => value.size(),
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Packed(packed) => packed.bytes(),
+        }
+    }
+
     /// The bytes of a part, if it has that many axes, else of the whole value; `None` if they are damaged. May take its time.
     pub(crate) fn bytes(self, part: &[Range<usize>]) -> Option<Vec<u8>> {
         match self {

@@ -16,6 +16,9 @@ pub(crate) enum ForeignError {
     /// Its elements are of a type that persist has no values of.
     #[error("{0}")]
     Unsupported(&'static str),
+    /// Its chunks went through a filter that is not here.
+    #[error("it needs the filter {0}")]
+    Filter(String),
     /// It is larger than the storage accepts.
     #[error("it has {0} bytes")]
     TooLarge(u64),
@@ -33,6 +36,9 @@ pub(crate) fn read(dataset: &Dataset, limit: u64) -> Result<Value, ForeignError>
         return Err(ForeignError::Unsupported(
             "its data lie in other files or datasets, which are not followed",
         ));
+    }
+    if let Some(filter) = dataset.missing_filter()? {
+        return Err(ForeignError::Filter(filter));
     }
     let Some(shape) = dataset.shape()? else {
         return Err(ForeignError::Unsupported("it is of the kind that holds nothing at all"));

@@ -116,6 +116,31 @@ impl Index {
         ended.take(limit).map(|(_, key)| key.clone()).collect()
     }
 
+    /// Keys whose values were changed before the moment that `oldest` gives for them, out of at most `limit` keys after a key;
+    /// and where to go on, unless that was all.
+    pub(crate) fn older(
+        &self,
+        after: Option<&Key>,
+        limit: usize,
+        oldest: impl Fn(&str) -> Option<Timestamp>,
+    ) -> (Vec<(Key, Timestamp)>, Option<Key>) {
+        let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.as_str()));
+        let (mut old, mut last) = (Vec::new(), None);
+        for (count, (key, record)) in self.records.range::<str, _>((from, Bound::Unbounded)).enumerate() {
+            if count == limit {
+                return (old, last);
+            }
+            let changed = record.metadata().map(|metadata| metadata.modified_at);
+            if let (Some(changed), Some(oldest)) = (changed, oldest(key))
+                && changed < oldest
+            {
+                old.push((key.clone(), oldest));
+            }
+            last = Some(key.clone());
+        }
+        (old, None)
+    }
+
     /// How many keys have expired.
     pub(crate) fn count_expired(&self, now: Timestamp) -> usize {
         self.expiring.iter().take_while(|(end, _)| *end <= now).count()

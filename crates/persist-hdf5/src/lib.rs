@@ -21,7 +21,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Limits: a value is held in memory as a whole; the index of all keys is held in memory and made when the file is opened;
+//! Limits: a value is held in memory as a whole, but for arrays that are read and written in pieces ([`Hdf5Storage::read_array`]); the index of all keys is held in memory and made when the file is opened;
 //! a file on a network file system is not supported; Linux only. Open files of other people with care: HDF5 1.10 is known to crash on
 //! some that are made to do so.
 
@@ -37,6 +37,8 @@ mod fetch;
 mod ffi;
 mod filter;
 mod foreign;
+mod growth;
+mod hashing;
 mod index;
 mod log;
 mod lzf;
@@ -44,15 +46,24 @@ mod maintenance;
 mod medium;
 mod name;
 mod pages;
+mod parallel;
+mod parts;
 mod record;
 mod report;
+mod retention;
 mod scan;
+mod shuffle;
 mod site;
 mod slices;
 mod state;
 mod storage;
+mod stream;
+mod transfer;
+mod watching;
 mod worker;
 
 pub use config::{DEFAULT_MAX_VALUE, Durability, Hdf5Config};
 pub use filter::{Codec, FilterRule, Filters, Shuffle};
+pub use retention::Retention;
 pub use storage::{Hdf5Backend, Hdf5Storage};
+pub use stream::{ArrayReader, ArrayWriter};

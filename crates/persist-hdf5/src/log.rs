@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use persist_core::Checksum;
@@ -28,6 +29,10 @@ const RECORD_HEADER: usize = 48;
 
 /// Where a frame lies in the file, and how long it is.
 const FRAME_HEADER: usize = 12;
+
+/// The log is made longer ahead of its records, by as much as it has and at most so many bytes: to force to the disk what lies in a file
+/// whose length stays costs no commit of the file system's own journal, which waits for what others write.
+const AHEAD: Range<u64> = 64 << 10..1 << 20;
 
 /// The longest content of a record that is believed when a log is read.
 const LONGEST: u64 = 1 << 40;
@@ -69,6 +74,8 @@ pub(crate) struct Log {
     next: u64,
     /// Where the next record goes.
     end: u64,
+    /// How long the file is, as far as that is known.
+    room: u64,
 }
 
 impl Log {
@@ -81,7 +88,7 @@ impl Log {
         let headers = [read_header(&file, 0, len)?, read_header(&file, SLOT, len)?];
         let newest = headers.iter().filter_map(|header| header.ok()).max_by_key(|header| header.generation);
         let header = newest.unwrap_or_default();
-        let mut log = Self { file, header, next: 0, end: RECORDS };
+        let mut log = Self { file, header, next: 0, end: RECORDS, room: len };
         let mut records = Vec::new();
         while let Some((record, size)) = log.record(log.end, log.next, len)? {
             records.push(record);
@@ -122,9 +129,10 @@ impl Log {
         self.file.write_all_at(&header.encode(), generation % 2 * SLOT)?;
         self.file.sync_data()?;
         (self.header, self.next, self.end) = (header, 0, RECORDS);
-        // Only now: with the old header, a log that was cut would count as one that is torn. If it stays long, no harm is done.
-        if self.file.metadata()?.len() > keep.max(RECORDS) {
-            let _ = self.file.set_len(keep.max(RECORDS));
+        // Only now: with the old header, a log that was cut would count as one that is torn.
+        self.room = self.file.metadata()?.len();
+        if self.room > keep.max(RECORDS) {
+            self.cut(keep.max(RECORDS));
         }
         Ok(())
     }
@@ -135,9 +143,10 @@ impl Log {
     /// What the disk says; the record does not count then, unless it is the sync that failed.
     pub(crate) fn append(&mut self, end: u64, frames: &[Frame<'_>], sync: bool) -> Result<(), AppendError> {
         let record = encode(self.header.salt, self.next, end, frames);
-        if let Err(error) = self.file.write_all_at(&record, self.end) {
+        let room = self.make_room(record.len() as u64);
+        if let Err(error) = room.and_then(|()| self.file.write_all_at(&record, self.end)) {
             // What was written of it is no whole record; take back what it took of a full disk.
-            let _ = self.file.set_len(self.end);
+            self.cut(self.end);
             return Err(AppendError::Write(error));
         }
         if sync {
@@ -145,7 +154,36 @@ impl Log {
         }
         self.next += 1;
         self.end += record.len() as u64;
+        self.room = self.room.max(self.end);
         Ok(())
+    }
+
+    /// Makes the file longer if the next record, of so many bytes, needs that. Zeros are no record.
+    fn make_room(&mut self, record: u64) -> io::Result<()> {
+        let needed = self.end + record;
+        let ahead = self.end.clamp(AHEAD.start, AHEAD.end);
+        if needed <= self.room || record > ahead {
+            return Ok(());
+        }
+        let zeros = vec![0; usize::try_from(ahead).unwrap_or(0)];
+        match self.file.write_all_at(&zeros, needed) {
+            Ok(()) => self.room = needed + ahead,
+            // The record alone may still have room.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                self.cut(self.end);
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Makes the file shorter. If it stays long, no harm is done.
+    fn cut(&mut self, len: u64) {
+        if self.file.set_len(len).is_ok() {
+            self.room = len;
+        }
     }
 
     /// Forces it to the disk.
@@ -332,6 +370,27 @@ mod tests {
         assert_eq!(ends(&log).unwrap(), [0_u64; 0], "what is left of old records does not count");
         add(&mut log, 9);
         assert_eq!(ends(&log).unwrap(), [9]);
+    }
+
+    #[test]
+    fn the_file_grows_ahead_of_small_records_and_the_zeros_are_none() {
+        let mut log = begun();
+        let len = |log: &Log| log.file().metadata().unwrap().len();
+        add(&mut log, 1);
+        let room = len(&log);
+        assert_eq!(room, log.len() + AHEAD.start, "as much as there may be at first");
+        while log.len() + 200 < room {
+            add(&mut log, 2);
+        }
+        assert_eq!(len(&log), room, "it stays as long until it is full");
+        add(&mut log, 3);
+        add(&mut log, 3);
+        assert!(len(&log) > room);
+        let count = ends(&log).unwrap().len();
+        let large = vec![9; 2 << 20];
+        log.append(4, &[Frame { offset: 0, bytes: &large }], true).unwrap();
+        assert_eq!(len(&log), log.len(), "nothing stands after a large record");
+        assert_eq!(Log::open(log.file().try_clone().unwrap()).unwrap().1.len(), count + 1);
     }
 
     #[test]

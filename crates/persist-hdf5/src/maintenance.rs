@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use persist_core::writing::Done;
 use persist_core::{Key, Maintenance, Result, Stats, StorageError};
 
-use crate::change::{Change, Done, Step};
+use crate::change::{Change, Step};
 use crate::compaction::Compacted;
+use crate::retention::Rules;
 use crate::state::Shared;
 use crate::worker::Worker;
 
@@ -18,11 +20,11 @@ const READ_BY_OTHERS: &str =
 /// How many expired values are removed in one commit.
 const SWEEP: usize = 500;
 
-/// Removes what has expired and copies the log into the file.
+/// Removes what has expired or is too old, copies the log into the file, and compacts the file if that is due.
 ///
 /// # Errors
 /// What the library and the disk say.
-pub(crate) async fn maintain(shared: &Shared, worker: &Worker) -> Result<Maintenance> {
+pub(crate) async fn maintain(shared: &Shared, rules: &Rules, worker: &Worker) -> Result<Maintenance> {
     let mut report = Maintenance::default();
     loop {
         let expired = shared.index.read().expired(shared.descriptor.now(), SWEEP);
@@ -31,6 +33,11 @@ pub(crate) async fn maintain(shared: &Shared, worker: &Worker) -> Result<Mainten
         if !full || removed == 0 {
             break;
         }
+    }
+    if !rules.is_empty() {
+        let removed = rules.apply(shared, worker).await?;
+        report.freed_bytes += removed.bytes;
+        report.notes.push(format!("{} values were older than `retention` allows", removed.values));
     }
     if !worker.task("maintain", |engine| engine.checkpoint()).await? {
         report.notes.push(READ_BY_OTHERS.to_owned());
@@ -68,9 +75,9 @@ async fn sweep(worker: &Worker, expired: Vec<Key>, report: &mut Maintenance) -> 
     if expired.is_empty() {
         return Ok(0);
     }
-    let steps = expired.into_iter().map(|key| Step::Sweep { key }).collect();
+    let steps = expired.into_iter().map(|key| Step::Sweep { key, before: None }).collect();
     let mut removed = 0;
-    for done in worker.change(Change { operation: "maintain", steps, together: false }).await? {
+    for done in worker.change(Change::each("maintain", steps)).await? {
         if let Done::Swept(Some(bytes)) = done? {
             removed += 1;
             report.freed_bytes += bytes;
@@ -94,6 +101,7 @@ pub(crate) fn stats(shared: &Shared) -> Stats {
     let counters = BTreeMap::from([
         ("expired_keys", expired),
         ("file_bytes", medium.end()),
+        ("files", medium.parts().count() as u64),
         ("log_bytes", read(&report.log_bytes)),
         ("pages_in_memory", medium.overlaid() as u64),
         ("commits", read(&report.commits)),
@@ -103,6 +111,8 @@ pub(crate) fn stats(shared: &Shared) -> Stats {
         ("checkpoints", read(&report.checkpoints)),
         ("delayed_checkpoints", read(&report.delayed_checkpoints)),
         ("compactions", read(&report.compactions)),
+        ("arrays_hashed", read(&report.arrays_hashed)),
+        ("largest_step", read(&report.largest_step)),
         ("hdf5_version", u64::from(major * 1_000_000 + minor * 1000 + release)),
     ]);
     Stats { keys: Some(keys.saturating_sub(expired)), bytes: Some(bytes), counters }

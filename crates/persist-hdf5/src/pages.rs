@@ -35,6 +35,16 @@ impl Page {
         self.mark(&(at..end));
     }
 
+    /// The same over bytes that are on the disk for good: those that stay the same do not count as changed.
+    pub(crate) fn update(&mut self, at: usize, bytes: &[u8]) {
+        let before = &mut self.bytes[at..at + bytes.len()];
+        let differs = |(old, new): (&u8, &u8)| old != new;
+        let Some(first) = before.iter().zip(bytes).position(differs) else { return };
+        let last = before.iter().zip(bytes).rposition(differs).unwrap_or(first);
+        before[first..=last].copy_from_slice(&bytes[first..=last]);
+        self.mark(&(at + first..at + last + 1));
+    }
+
     /// Counts a part as changed.
     pub(crate) fn mark(&mut self, part: &Range<usize>) {
         self.dirty = match (self.dirty.is_empty(), part.is_empty()) {

@@ -28,6 +28,15 @@ impl Form {
         }
     }
 
+    /// The type and shape of a dataset for it; `len` is how long it is, for what has no shape.
+    pub(crate) fn shape<'a>(&'a self, len: &'a [usize; 1]) -> Shape<'a> {
+        match self {
+            Self::Json => Shape::text(len[0]),
+            Self::Bytes => Shape::bytes(len),
+            Self::Array(dtype, dims) => Shape { dtype: Some(*dtype), text: 0, dims },
+        }
+    }
+
     /// The value that has these bytes; `None`: none has.
     pub(crate) fn value(&self, bytes: Vec<u8>) -> Option<Value> {
         Some(match self {

@@ -19,6 +19,8 @@ pub(crate) struct Report {
     pub(crate) checkpoints: AtomicU64,
     pub(crate) delayed_checkpoints: AtomicU64,
     pub(crate) compactions: AtomicU64,
+    pub(crate) arrays_hashed: AtomicU64,
+    pub(crate) largest_step: AtomicU64,
     pub(crate) log_bytes: AtomicU64,
 }
 
@@ -49,6 +51,11 @@ impl Report {
                 ),
             )),
         }
+    }
+
+    /// Notes how many bytes were moved while everybody else waited.
+    pub(crate) fn step(&self, bytes: u64) {
+        self.largest_step.fetch_max(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn count(counter: &AtomicU64, by: u64) {

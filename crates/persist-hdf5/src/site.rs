@@ -17,6 +17,7 @@ use crate::error::system;
 use crate::ffi::SharedSession;
 use crate::log::{Log, LogError, Record};
 use crate::medium::{Medium, MediumError, Session};
+use crate::parts::{self, Parts, first_of};
 
 /// What is added to the name of the file for its log.
 const LOG: &str = "-log";
@@ -39,11 +40,17 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Opens or makes the file and its log, and keeps everybody else from writing to them.
+    /// Opens or makes the file and its log, and keeps everybody else from writing to them; a new file is cut into parts of
+    /// `limit` bytes, if there is one.
     ///
     /// # Errors
     /// `Locked` if somebody else writes; `Corruption`, and what the disk says.
-    pub(crate) fn open(descriptor: &Descriptor, path: PathBuf, strict: bool) -> Result<Self> {
+    pub(crate) fn open(
+        descriptor: &Descriptor,
+        path: PathBuf,
+        limit: Option<u64>,
+        strict: bool,
+    ) -> Result<Self> {
         // Beside the file itself, not beside a link to it.
         let path = std::fs::canonicalize(&path).unwrap_or(path);
         let fail = |what: &str, error: io::Error| {
@@ -52,7 +59,7 @@ impl Site {
         make_folders(folder(&path)).map_err(|error| fail("the folder cannot be made for", error))?;
         let log_file = lock_log(descriptor, &path)?;
         let (log, records) = Log::open(log_file).map_err(|error| log_error(descriptor, &path, error))?;
-        if !records.is_empty() && !path.exists() {
+        if !records.is_empty() && !first_of(&path).exists() {
             let message = format!(
                 "{} is missing, but its log {} holds changes; put the file back beside it, or remove the log",
                 path.display(),
@@ -60,15 +67,16 @@ impl Site {
             );
             return Err(descriptor.error(ErrorKind::Corruption, "open", message));
         }
-        remove_if_there(&compacting(&path))
+        parts::remove(&compacting(&path))
             .map_err(|error| fail("cannot remove what was left beside", error))?;
-        let file = writable().open(&path).map_err(|error| fail("cannot open", error))?;
-        lock(&file, FlockOperation::NonBlockingLockShared)
-            .map_err(|error| fail("cannot lock", error))?
-            .ok_or_else(|| locked(descriptor, &path, "another program has it open for writing"))?;
+        let file = Parts::open(&path, limit).map_err(|error| fail("cannot open", error))?;
+        if !lock_shared(&file).map_err(|error| fail("cannot lock", error))? {
+            return Err(locked(descriptor, &path, "another program has it open for writing"));
+        }
         sync_folder(folder(&path)).map_err(|error| fail("cannot sync the folder of", error))?;
-        let is_new =
-            records.is_empty() && file.metadata().map_err(|error| fail("cannot read", error))?.len() == 0;
+        // What a process left that died: from here on all that is in the file is on the disk.
+        file.sync().map_err(|error| fail("cannot sync", error))?;
+        let is_new = records.is_empty() && file.len().map_err(|error| fail("cannot read", error))? == 0;
         Self::over(descriptor, path, file, (Some(log), records), strict, is_new)
     }
 
@@ -83,10 +91,10 @@ impl Site {
             system(descriptor, "open", &format!("{what} {}", path.display()), error)
         };
         loop {
-            let file = File::open(&path).map_err(|error| fail("cannot open", error))?;
-            lock(&file, FlockOperation::NonBlockingLockShared)
-                .map_err(|error| fail("cannot lock", error))?
-                .ok_or_else(|| locked(descriptor, &path, "another program has it open for writing"))?;
+            let file = Parts::open_to_read(&path).map_err(|error| fail("cannot open", error))?;
+            if !lock_shared(&file).map_err(|error| fail("cannot lock", error))? {
+                return Err(locked(descriptor, &path, "another program has it open for writing"));
+            }
             // While the lock is held no checkpoint takes place, and the log only grows.
             let records = match File::open(log_of(&path)) {
                 Ok(log) => Log::open(log).map_err(|error| log_error(descriptor, &path, error))?.1,
@@ -94,7 +102,8 @@ impl Site {
                 Err(error) => return Err(fail("cannot open the log of", error)),
             };
             // If a compacted file has taken its place meanwhile, the log is that one's.
-            if is_named(&file, &path).map_err(|error| fail("cannot read", error))? {
+            let file = file.find_others(&path).map_err(|error| fail("cannot open", error))?;
+            if file.is_at(&path).map_err(|error| fail("cannot read", error))? {
                 return Self::over(descriptor, path, file, (None, records), false, false);
             }
         }
@@ -103,7 +112,7 @@ impl Site {
     fn over(
         descriptor: &Descriptor,
         path: PathBuf,
-        file: File,
+        file: Parts,
         (log, records): (Option<Log>, Vec<Record>),
         strict: bool,
         is_new: bool,
@@ -167,7 +176,7 @@ fn lock_log(descriptor: &Descriptor, path: &Path) -> Result<File> {
     let fail = |error: io::Error| system(descriptor, "open", &format!("the log {}", log.display()), error);
     loop {
         let file = writable().open(&log).map_err(fail)?;
-        lock(&file, FlockOperation::NonBlockingLockExclusive)
+        patiently(|| flock(&file, FlockOperation::NonBlockingLockExclusive))
             .map_err(fail)?
             .ok_or_else(|| locked(descriptor, path, "another storage has it open for writing"))?;
         // Whoever closed it last may have removed it meanwhile.
@@ -178,7 +187,7 @@ fn lock_log(descriptor: &Descriptor, path: &Path) -> Result<File> {
 }
 
 /// True if a path leads to an open file.
-fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     let held = file.metadata()?;
     let named = std::fs::metadata(path);
     Ok(named.is_ok_and(|named| (named.dev(), named.ino()) == (held.dev(), held.ino())))
@@ -200,10 +209,10 @@ pub(crate) fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// Takes a lock; `None`: somebody else has it, and did not give it back soon.
-fn lock(file: &File, operation: FlockOperation) -> io::Result<Option<()>> {
+fn patiently(lock: impl Fn() -> std::result::Result<(), Errno>) -> io::Result<Option<()>> {
     let end = Instant::now() + PATIENCE;
     loop {
-        match flock(file, operation) {
+        match lock() {
             Ok(()) => return Ok(Some(())),
             Err(Errno::WOULDBLOCK) if Instant::now() < end => std::thread::sleep(Duration::from_millis(5)),
             Err(Errno::WOULDBLOCK) => return Ok(None),
@@ -214,8 +223,8 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<Option<()>> {
 }
 
 /// Keeps those out who would write to a file; false if there are some.
-pub(crate) fn lock_shared(file: &File) -> io::Result<bool> {
-    lock(file, FlockOperation::NonBlockingLockShared).map(|locked| locked.is_some())
+pub(crate) fn lock_shared(file: &Parts) -> io::Result<bool> {
+    patiently(|| file.lock(FlockOperation::NonBlockingLockShared)).map(|locked| locked.is_some())
 }
 
 fn locked(descriptor: &Descriptor, path: &Path, why: &str) -> StorageError {

@@ -1,21 +1,20 @@
-//! Parts of arrays, and arrays that grow.
+//! Parts of arrays.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use persist_core::{
-    Array, BaseStorage, Condition, DType, Entry, ErrorKind, Expiry, Key, Metadata, Result, StorageError,
-    StoreItem, StoreOptions, Value,
-};
+use persist_core::{Array, BaseStorage, DType, Entry, ErrorKind, Key, Result, StorageError, Value};
 
-use crate::change::{Change, Done, Draft, Step};
-use crate::chunk::{Grid, pack_part, rows};
+use crate::chunk::rows;
 use crate::error::{damage, system};
 use crate::fetch::Fetched;
 use crate::medium::View;
 use crate::record::{Form, Record, State};
 use crate::state::{Attempt, Plan, Shared, zeroed};
 use crate::storage::Hdf5Storage;
+
+/// Parts that span so many bytes at most are read on the caller's thread if they are in memory.
+const INLINE_BYTES: u64 = 256 << 10;
 
 /// The axes of an array, and the part of them that is wanted.
 #[derive(Clone, Debug)]
@@ -54,37 +53,6 @@ impl Hdf5Storage {
         }
     }
 
-    /// Adds rows at the end of an array along its first axis; stores them as a new array if the key is absent. Gives the metadata
-    /// of the whole. An array in chunks has only the chunks written that change, one in one piece is written anew. Either way all of it is
-    /// read and hashed once, because the checksum covers all of it. Lifetime and tags stay.
-    ///
-    /// # Errors
-    /// `InvalidValue` if the other axes or the dtype differ; as `store`.
-    pub async fn append(&self, key: &Key, more: &Array) -> Result<Metadata> {
-        loop {
-            self.describe().admit_change("append")?;
-            let record = self.shared().find(key);
-            let Some(entry) = self.retrieve(key).await? else {
-                let first =
-                    self.store(key, Value::Array(more.clone()), StoreOptions::new().if_absent()).await;
-                match first {
-                    Err(error) if error.kind() == ErrorKind::Conflict => continue,
-                    result => return result,
-                }
-            };
-            let grown = self.grown(key, &entry, more)?;
-            let Some(record) = record.filter(|record| {
-                record.metadata().is_none_or(|metadata| metadata.version == entry.metadata.version)
-            }) else {
-                continue;
-            };
-            match self.replace(key, &record, entry, grown).await {
-                Err(error) if error.kind() == ErrorKind::Conflict => {}
-                result => return result,
-            }
-        }
-    }
-
     fn slice(&self, key: &Key, dtype: DType, shape: &[usize], part: &[Range<usize>]) -> Result<Slice> {
         if part.len() != shape.len() {
             let message =
@@ -108,9 +76,17 @@ impl Hdf5Storage {
 
     /// Reads what lies in one piece, row by row. `None`: it was replaced meanwhile.
     async fn read_rows(&self, key: &Key, record: &Arc<Record>, slice: Slice) -> Result<Option<Vec<u8>>> {
+        let whole = slice.span();
+        if whole.end - whole.start <= INLINE_BYTES
+            && let Plan::Direct(now, view) = self.shared().plan(key, Some(&whole))
+            && Arc::ptr_eq(&now, record)
+            && let Some(bytes) = slice.read_now(record, &view)
+            && self.shared().is_current(key, record)
+        {
+            return Ok(Some(bytes));
+        }
         let (key, record) = (key.clone(), Arc::clone(record));
         let read = self.patient("retrieve_slice", move |shared| {
-            let whole = slice.span();
             match shared.plan(&key, Some(&whole)) {
                 Plan::Direct(now, view) if Arc::ptr_eq(&now, &record) => {
                     let bytes = slice.read(shared, &record, &view).map_err(|error| error.with_key(&key))?;
@@ -151,73 +127,6 @@ impl Hdf5Storage {
         };
         self.patient("retrieve_slice", decode).await?.map(Some)
     }
-
-    fn grown(&self, key: &Key, entry: &Entry, more: &Array) -> Result<Array> {
-        let refuse = |message: String| {
-            Err(self.describe().error(ErrorKind::InvalidValue, "append", message).with_key(key))
-        };
-        let Value::Array(array) = &entry.value else {
-            return refuse(format!("the value is {}, and rows are appended to arrays", entry.value.kind()));
-        };
-        let (Some((rows, axes)), Some((added, others))) =
-            (array.shape().split_first(), more.shape().split_first())
-        else {
-            return refuse("an array without axes has no rows; store one with at least one axis".to_owned());
-        };
-        if axes != others || array.dtype() != more.dtype() {
-            return refuse(format!(
-                "rows of {} {:?} are appended to rows of {} {:?}; they must be the same",
-                more.dtype(),
-                others,
-                array.dtype(),
-                axes
-            ));
-        }
-        let shape = [&[rows + added], axes].concat();
-        Array::new(array.dtype(), shape, [&array.data()[..], more.data()].concat().into())
-    }
-
-    async fn replace(&self, key: &Key, record: &Arc<Record>, entry: Entry, grown: Array) -> Result<Metadata> {
-        let metadata = entry.metadata;
-        let options = StoreOptions {
-            expiry: metadata.expires_at.map_or(Expiry::Never, Expiry::At),
-            condition: Condition::IfVersion(metadata.version),
-            tags: metadata.tags,
-            encodings: metadata.encodings,
-        };
-        let from = match &entry.value {
-            Value::Array(array) => array.shape().first().copied().unwrap_or(0),
-            Value::Json(_) | Value::Bytes(_) => 0,
-        };
-        let nothing: Vec<Range<usize>> = grown.shape().iter().map(|_| 0..0).collect();
-        let kept = match record.offset.is_none() && record.metadata().is_some() {
-            true => self.fetch("append", key, record, Some(nothing)).await?,
-            false => None,
-        };
-        let Some(Fetched::Packed(kept)) = kept else {
-            return self.store(key, Value::Array(grown), options).await;
-        };
-        let value = Value::Array(grown.clone());
-        self.describe().admit_store(key, &value, &options)?;
-        let item = StoreItem { key: key.clone(), value, options };
-        let prepare = move |shared: &Shared| {
-            let grid = Grid { shape: grown.shape().to_vec(), ..kept.grid };
-            let part: Vec<Range<usize>> = grid
-                .shape
-                .iter()
-                .enumerate()
-                .map(|(axis, len)| if axis == 0 { from..*len } else { 0..*len })
-                .collect();
-            let packed = pack_part(grid, kept.pipeline, grown.data(), &part);
-            Step::Grow(Box::new(Draft::packed(&shared.descriptor, item, packed)))
-        };
-        let step = self.patient("append", prepare).await?;
-        match self.worker("append")?.one(Change::one("append", step)).await {
-            Ok(Done::Stored(metadata)) => Ok(metadata),
-            Ok(other) => Err(crate::storage::unexpected(&other)),
-            Err(error) => Err(error.with_key(key)),
-        }
-    }
 }
 
 impl Slice {
@@ -252,6 +161,15 @@ impl Slice {
             None => Ok(bytes),
             Some(error) => Err(system(&shared.descriptor, "retrieve_slice", "cannot read the file", error)),
         }
+    }
+
+    /// Reads it if that needs no disk.
+    fn read_now(&self, record: &Record, view: &View) -> Option<Vec<u8>> {
+        let (mut bytes, offset, mut found) = (zeroed(self.bytes())?, record.offset?, true);
+        rows(&self.shape, self.dtype.size(), &self.part, |in_array, in_part, len| {
+            found = found && view.try_read(offset + in_array as u64, &mut bytes[in_part..in_part + len]);
+        });
+        found.then_some(bytes)
     }
 
     /// The part of the bytes of the whole array; `None`: there are too few.

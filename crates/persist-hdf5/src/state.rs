@@ -4,9 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
-use persist_core::{Descriptor, ErrorKind, Key, Metadata, Result, StorageError, Value};
+use persist_core::{Checksum, Descriptor, ErrorKind, Key, Metadata, Result, StorageError, Value, Watchers};
 
 use crate::error::{damage, system};
+use crate::hashing::{self, checksum_of};
 use crate::index::Index;
 use crate::medium::{Medium, View};
 use crate::record::{Form, Record, State};
@@ -18,6 +19,7 @@ pub(crate) struct Shared {
     pub(crate) descriptor: Arc<Descriptor>,
     pub(crate) index: RwLock<Index>,
     pub(crate) report: Report,
+    pub(crate) watchers: Watchers,
 }
 
 /// What is to be read, and how.
@@ -42,7 +44,8 @@ pub(crate) enum Attempt<T> {
 impl Shared {
     /// Nothing yet.
     pub(crate) fn new(descriptor: Arc<Descriptor>, medium: Arc<Medium>) -> Self {
-        Self { descriptor, index: RwLock::new(Index::new(medium)), report: Report::default() }
+        let index = RwLock::new(Index::new(medium));
+        Self { descriptor, index, report: Report::default(), watchers: Watchers::new() }
     }
 
     /// What a key holds, unless it has expired.
@@ -96,14 +99,29 @@ impl Shared {
                 false => Ok(Attempt::Again),
             };
         }
-        let Some(bytes) = self.bytes(view, offset, metadata.size, patient, "retrieve")? else {
-            return Ok(Attempt::Slow);
+        let mut bytes = zeroed(metadata.size).ok_or_else(|| self.too_large("retrieve"))?;
+        let checksum = match patient {
+            true => hashing::read(view, offset, form, &mut bytes)
+                .map_err(|error| system(&self.descriptor, "retrieve", "cannot read the file", error))?,
+            false if bytes.is_empty() || view.try_read(offset, &mut bytes) => {
+                Checksum::of(&[&hashing::header_of(form), &bytes])
+            }
+            false => return Ok(Attempt::Slow),
         };
-        match self.checked(key, metadata, form, bytes) {
+        let value = match checksum == metadata.checksum {
+            true => self.valued(key, form, bytes),
+            false => Err(self.descriptor.wrong_checksum("retrieve", key)),
+        };
+        match value {
             Ok(value) => Ok(Attempt::Done((value, Metadata::clone(metadata)))),
             Err(_) if !self.is_current(key, record) => Ok(Attempt::Again),
             Err(error) => Err(error),
         }
+    }
+
+    fn valued(&self, key: &Key, form: &Form, bytes: Vec<u8>) -> Result<Value> {
+        let damaged = || damage(&self.descriptor, "retrieve", key, "its elements are not valid");
+        form.value(bytes).ok_or_else(damaged)
     }
 
     /// A value made of what was read, if that is what was stored.
@@ -117,11 +135,11 @@ impl Shared {
         form: &Form,
         bytes: Vec<u8>,
     ) -> Result<Value> {
-        let Some(value) = form.value(bytes) else {
-            return Err(damage(&self.descriptor, "retrieve", key, "its elements are not valid"));
-        };
-        self.descriptor.check_integrity("retrieve", key, &value, metadata)?;
-        Ok(value)
+        let value = self.valued(key, form, bytes)?;
+        match value.size() == metadata.size && checksum_of(&value) == metadata.checksum {
+            true => Ok(value),
+            false => Err(self.descriptor.wrong_checksum("retrieve", key)),
+        }
     }
 
     /// Reads a part of the bytes of a value that lie in one piece.
@@ -174,6 +192,15 @@ impl Shared {
             operation,
             "the value is too large for the memory of this machine",
         )
+    }
+
+    /// Forces to the disk what was written directly into the file.
+    ///
+    /// # Errors
+    /// What the disk says; no commit takes place after that.
+    pub(crate) fn force(&self) -> std::io::Result<()> {
+        let medium = Arc::clone(self.index.read().medium());
+        medium.parts().sync()
     }
 
     /// True if a key still holds what it did.

@@ -3,20 +3,23 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use persist_core::writing::Done;
 use persist_core::{
     Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
     HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
-    Stats, StorageError, StoreItem, StoreOptions, Value, check_distinct,
+    Stats, StorageError, StoreItem, StoreOptions, Value, Watch,
 };
 
-use crate::change::{Change, Done, Draft, Step};
+use crate::change::{Change, Draft, Step};
 use crate::config::{Durability, Hdf5Config};
 use crate::engine::Engine;
 use crate::error::damage;
 use crate::fetch::Fetched;
 use crate::filter::Choice;
+use crate::growth::Hashed;
 use crate::maintenance;
 use crate::record::{Record, State, foreign_metadata};
+use crate::retention::Rules;
 use crate::site::Site;
 use crate::state::{Attempt, Plan, Shared};
 use crate::worker::Worker;
@@ -46,6 +49,10 @@ pub struct Hdf5Storage {
 struct Inner {
     shared: Arc<Shared>,
     choice: Choice,
+    retention: Rules,
+    hashed: Hashed,
+    strict: bool,
+    piece: usize,
     worker: Worker,
 }
 
@@ -69,13 +76,20 @@ impl Hdf5Storage {
         let path = context.resolve(&config.path);
         let site = match config.read_only {
             true => Site::open_to_read(&descriptor, path)?,
-            false => Site::open(&descriptor, path, config.durability == Durability::Strict)?,
+            false => {
+                let limit = config.max_file_size.map(|size| size.0);
+                Site::open(&descriptor, path, limit, config.durability == Durability::Strict)?
+            }
         };
         let engine = Engine::open(&descriptor, site, &config)?;
         let shared = Arc::clone(engine.shared());
         let worker = Worker::start(engine, config.checkpoint_after.0)?;
+        let strict = config.durability == Durability::Strict;
+        let piece = usize::try_from(config.piece.0).unwrap_or(usize::MAX);
         let choice = Choice::new(config.filters, config.filter_rules);
-        Ok(Self { inner: Arc::new(Inner { shared, choice, worker }) })
+        let retention = Rules::new(config.retention);
+        let hashed = Hashed::default();
+        Ok(Self { inner: Arc::new(Inner { shared, choice, retention, hashed, strict, piece, worker }) })
     }
 
     /// Gives back the room that deleted and replaced values took: writes everything into a new file, which then takes the
@@ -91,6 +105,29 @@ impl Hdf5Storage {
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.inner.shared
+    }
+
+    pub(crate) fn choice(&self) -> &Choice {
+        &self.inner.choice
+    }
+
+    /// How many bytes of a large value are moved in one go.
+    pub(crate) fn piece(&self) -> usize {
+        self.inner.piece
+    }
+
+    /// True if what is acknowledged survives a power cut.
+    pub(crate) fn is_strict(&self) -> bool {
+        self.inner.strict
+    }
+
+    /// Lets go of what was written of a value.
+    pub(crate) fn end_transfer(&self, number: u64) {
+        self.inner.worker.later(move |engine| engine.end_transfer(number));
+    }
+
+    pub(crate) fn hashed(&self) -> &Hashed {
+        &self.inner.hashed
     }
 
     pub(crate) fn worker(&self, operation: &'static str) -> Result<&Worker> {
@@ -125,6 +162,10 @@ impl Hdf5Storage {
 
     fn admit(&self, key: &Key, value: &Value, options: &StoreOptions) -> Result<()> {
         self.describe().admit_store(key, value, options)?;
+        self.check_json(key, value)
+    }
+
+    fn check_json(&self, key: &Key, value: &Value) -> Result<()> {
         if matches!(value, Value::Json(_)) && value.size() > LONGEST_JSON {
             let message = format!(
                 "the JSON text has {} bytes, and HDF5 keeps strings of at most {LONGEST_JSON}; split it",
@@ -143,7 +184,14 @@ impl Hdf5Storage {
         key: &Key,
         record: Arc<Record>,
     ) -> Result<Option<Entry>> {
-        let Some(fetched) = self.fetch(operation, key, &record, None).await? else { return Ok(None) };
+        let large = record.size() > self.piece() as u64;
+        let fetched = match if large { self.read_chunks_of(operation, key, &record).await? } else { None } {
+            Some(bytes) => Fetched::Bytes(bytes),
+            None => match self.fetch(operation, key, &record, None).await? {
+                Some(fetched) => fetched,
+                None => return Ok(None),
+            },
+        };
         let (name, of) = (key.clone(), Arc::clone(&record));
         let decode = move |shared: &Shared| match (fetched, &of.state) {
             (Fetched::Value(value), _) => Ok(value),
@@ -199,42 +247,17 @@ impl Hdf5Storage {
                     .collect()
             };
             let steps = self.prepare("store", bytes, draft).await?;
-            self.worker("store")?.change(Change { operation: "store", steps, together: false }).await
+            self.worker("store")?.change(Change::each("store", steps)).await
         };
         match stored.await {
             Ok(answers) => {
                 let named = keys.iter().zip(answers);
-                named.map(|(key, answer)| answer.and_then(stored_of).map_err(|e| e.with_key(key))).collect()
+                named
+                    .map(|(key, answer)| answer.and_then(Done::stored).map_err(|e| e.with_key(key)))
+                    .collect()
             }
             Err(error) => keys.iter().map(|key| Err(error.again("store").with_key(key))).collect(),
         }
-    }
-}
-
-pub(crate) fn unexpected(done: &Done) -> StorageError {
-    StorageError::new(ErrorKind::Internal, format!("a change got the answer of another: {done:?}"))
-}
-
-fn stored_of(done: Done) -> Result<Metadata> {
-    match done {
-        Done::Stored(metadata) => Ok(metadata),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn deleted_of(done: Done) -> Result<bool> {
-    match done {
-        Done::Deleted(was_there) => Ok(was_there),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn outcome_of(done: Done) -> Result<Outcome> {
-    match done {
-        Done::Stored(metadata) => Ok(Outcome::Stored(metadata)),
-        Done::Deleted(was_there) => Ok(Outcome::Deleted(was_there)),
-        Done::Checked => Ok(Outcome::Checked),
-        other => Err(unexpected(&other)),
     }
 }
 
@@ -244,6 +267,7 @@ fn describe(name: &str, config: &Hdf5Config, context: &OpenContext) -> Descripto
         atomic_transact: true,
         native_ranges: true,
         native_arrays: true,
+        native_watch: !config.read_only,
         read_only: config.read_only,
         ..Capabilities::NONE
     };
@@ -264,13 +288,16 @@ impl BaseStorage for Hdf5Storage {
         self.admit(key, &value, &options)?;
         let bytes = value.size();
         let item = StoreItem { key: key.clone(), value, options };
+        if bytes > self.piece() as u64 && !matches!(&item.value, Value::Json(_)) {
+            return self.store_large(item, self.choice().of(key)).await;
+        }
         let draft = |descriptor: &Descriptor, choice: &Choice| {
             vec![Step::Put(Box::new(Draft::new(descriptor, choice, item)))]
         };
         let steps = self.prepare("store", bytes, draft).await?;
-        let change = Change { operation: "store", steps, together: true };
+        let change = Change::all("store", steps);
         let done = self.worker("store")?.one(change).await;
-        done.and_then(stored_of).map_err(|error| error.with_key(key))
+        done.and_then(Done::stored).map_err(|error| error.with_key(key))
     }
 
     async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
@@ -308,7 +335,7 @@ impl BaseStorage for Hdf5Storage {
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
         let step = Step::Delete { key: key.clone(), condition: options.condition };
         let done = self.worker("delete")?.one(Change::one("delete", step)).await;
-        done.and_then(deleted_of).map_err(|error| error.with_key(key))
+        done.and_then(Done::deleted).map_err(|error| error.with_key(key))
     }
 
     async fn list_keys(&self, prefix: &str, options: ListOptions) -> Result<Page> {
@@ -338,11 +365,8 @@ impl BaseStorage for Hdf5Storage {
 
     async fn touch(&self, key: &Key, expiry: Expiry) -> Result<Option<Metadata>> {
         let step = Step::Touch { key: key.clone(), expiry };
-        match self.worker("touch")?.one(Change::one("touch", step)).await {
-            Ok(Done::Touched(metadata)) => Ok(metadata),
-            Ok(other) => Err(unexpected(&other)),
-            Err(error) => Err(error.with_key(key)),
-        }
+        let done = self.worker("touch")?.one(Change::one("touch", step)).await;
+        done.and_then(Done::touched).map_err(|error| error.with_key(key))
     }
 
     async fn retrieve_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>> {
@@ -402,13 +426,13 @@ impl BaseStorage for Hdf5Storage {
             let step = |key: &Key| Step::Delete { key: key.clone(), condition: Default::default() };
             let steps = batch.iter().map(step).collect();
             let done = match self.worker("delete") {
-                Ok(worker) => worker.change(Change { operation: "delete", steps, together: false }).await,
+                Ok(worker) => worker.change(Change::each("delete", steps)).await,
                 Err(error) => Err(error),
             };
             match done {
                 Ok(answers) => {
                     results.extend(batch.iter().zip(answers).map(|(key, answer)| {
-                        answer.and_then(deleted_of).map_err(|error| error.with_key(key))
+                        answer.and_then(Done::deleted).map_err(|error| error.with_key(key))
                     }));
                 }
                 Err(error) => {
@@ -421,21 +445,18 @@ impl BaseStorage for Hdf5Storage {
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         let worker = self.worker("transact")?;
-        check_distinct(&operations)
-            .map_err(|error| error.with_operation("transact").with_storage(self.describe().name()))?;
-        let mut bytes = 0;
+        let bytes = self.describe().admit_transact(&operations)?;
         for operation in &operations {
             if let Operation::Put(item) = operation {
-                self.admit(&item.key, &item.value, &item.options)?;
-                bytes += item.value.size();
+                self.check_json(&item.key, &item.value)?;
             }
         }
         let draft = |descriptor: &Descriptor, choice: &Choice| {
             operations.into_iter().map(|operation| Step::of(descriptor, choice, operation)).collect()
         };
         let steps = self.prepare("transact", bytes, draft).await?;
-        let answer = worker.change(Change { operation: "transact", steps, together: true }).await?;
-        answer.into_iter().map(|done| done.and_then(outcome_of)).collect()
+        let answer = worker.change(Change::all("transact", steps)).await?;
+        answer.into_iter().map(|done| done.and_then(Done::outcome)).collect()
     }
 
     /// With `relaxed` durability this forces everything acknowledged before to the disk.
@@ -464,24 +485,33 @@ impl BaseStorage for Hdf5Storage {
         Health { status: HealthStatus::Degraded, detail }
     }
 
-    /// Gauges: `expired_keys`, `file_bytes`, `log_bytes`, `pages_in_memory` (committed, not yet in the file),
+    /// Gauges: `expired_keys`, `file_bytes`, `files` (into which it is cut), `log_bytes`, `pages_in_memory` (committed, not yet in the file),
     /// `hdf5_version` (1010008 is 1.10.8). Counters since it was opened: `commits`, `changes` (made by them),
     /// `largest_batch` (changes of one commit), `retried_batches` (taken apart because one change failed), `checkpoints`,
-    /// `delayed_checkpoints` (put off because another process was reading), `compactions`.
+    /// `delayed_checkpoints` (put off because another process was reading), `compactions`, `arrays_hashed` (read as a
+    /// whole so that rows could be appended), `largest_step` (the most bytes moved while others waited).
     async fn stats(&self) -> Result<Stats> {
         self.describe().admit("stats")?;
         Ok(maintenance::stats(self.shared()))
     }
 
     async fn maintain(&self) -> Result<Maintenance> {
-        maintenance::maintain(self.shared(), self.worker("maintain")?).await
+        maintenance::maintain(self.shared(), &self.inner.retention, self.worker("maintain")?).await
+    }
+
+    /// A storage that only reads shows one moment, so its watches tell nothing until they end with it.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        self.describe().admit_watch(prefix)?;
+        Ok(self.shared().watchers.watch(prefix))
     }
 
     async fn close(&self) -> Result<()> {
         if !self.describe().close() {
             return Ok(());
         }
-        self.inner.worker.close().await
+        let closed = self.inner.worker.close().await;
+        self.shared().watchers.close();
+        closed
     }
 }
 

@@ -10,16 +10,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use persist_core::writing::{Answer, Calls, Done, QUEUE, Reply};
 use persist_core::{ErrorKind, Result, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::change::{Answer, Change, Done};
+use crate::change::{Change, Step};
 use crate::engine::Engine;
 use crate::error::system;
 use crate::state::Shared;
-
-/// How many calls wait in the queue; the others wait for room in it.
-const QUEUE: usize = 1024;
+use crate::watching::tell;
 
 /// A commit takes no more changes once it holds so many bytes.
 const COMMIT_BYTES: u64 = 16 << 20;
@@ -27,14 +26,13 @@ const COMMIT_BYTES: u64 = 16 << 20;
 /// How long to wait before the log is tried to be copied again, if another process was reading.
 const LONG_PAUSE: Duration = Duration::from_millis(500);
 
-type Reply<T> = oneshot::Sender<T>;
 type Task = Box<dyn FnOnce(&mut Engine) + Send>;
 
 enum Job {
-    Change(Change, Reply<Result<Answer>>),
+    Change(Change, Reply<Answer>),
     /// Something else that needs the library, between two commits.
     Task(Task),
-    Close(Option<Reply<Result<()>>>),
+    Close(Option<Reply<()>>),
 }
 
 /// A job and its place in the queue.
@@ -73,7 +71,7 @@ impl Worker {
     pub(crate) async fn change(&self, change: Change) -> Result<Answer> {
         let operation = change.operation;
         self.shared.report.admit(&self.shared.descriptor, operation)?;
-        self.ask(operation, |reply| Job::Change(change, reply)).await?
+        self.ask(operation, |reply| Job::Change(change, reply)).await
     }
 
     /// As [`change`](Self::change) with a single step.
@@ -97,9 +95,14 @@ impl Worker {
         operation: &'static str,
         work: impl FnOnce(&mut Engine) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let task =
-            |reply: Reply<Result<T>>| Job::Task(Box::new(move |engine| drop(reply.send(work(engine)))));
-        self.ask(operation, task).await?
+        let task = |reply: Reply<T>| Job::Task(Box::new(move |engine| drop(reply.send(work(engine)))));
+        self.ask(operation, task).await
+    }
+
+    /// Has something done with the library that nobody waits for.
+    pub(crate) fn later(&self, work: impl FnOnce(&mut Engine) + Send + 'static) {
+        // If the thread has ended there is nothing to do it with.
+        let _ = self.queue.send((Job::Task(Box::new(work)), None));
     }
 
     /// Makes everything that is in the queue, then ends the thread and closes the file.
@@ -107,7 +110,7 @@ impl Worker {
     /// # Errors
     /// What could not be brought to an end.
     pub(crate) async fn close(&self) -> Result<()> {
-        self.ask("close", |reply| Job::Close(Some(reply))).await?
+        self.ask("close", |reply| Job::Close(Some(reply))).await
     }
 
     async fn ask<T>(&self, operation: &'static str, job: impl FnOnce(Reply<T>) -> Job) -> Result<T> {
@@ -115,7 +118,7 @@ impl Worker {
         let closed = || self.shared.descriptor.error(ErrorKind::Closed, operation, "the storage was closed");
         let permit = Arc::clone(&self.room).acquire_owned().await.map_err(|_| closed())?;
         self.queue.send((job(reply), Some(permit))).map_err(|_| closed())?;
-        answer.await.map_err(|_| self.lost(operation))
+        answer.await.unwrap_or_else(|_| Err(self.lost(operation)))
     }
 
     fn lost(&self, operation: &'static str) -> StorageError {
@@ -134,37 +137,20 @@ impl Drop for Worker {
     }
 }
 
-/// What waits for the same commit.
-#[derive(Default)]
-struct Batch {
-    changes: Vec<Change>,
-    replies: Vec<Reply<Result<Answer>>>,
-    weight: u64,
-}
-
-impl Batch {
-    fn push(&mut self, change: Change, reply: Reply<Result<Answer>>) {
-        self.weight += change.weight();
-        self.changes.push(change);
-        self.replies.push(reply);
+/// Makes the changes that wait, tells those who watch, and then those who wait.
+fn commit(calls: &mut Calls<Step>, engine: &mut Engine) {
+    let calls = std::mem::take(calls);
+    if calls.is_empty() {
+        return;
     }
-
-    fn commit(&mut self, engine: &mut Engine) {
-        let batch = std::mem::take(self);
-        if batch.changes.is_empty() {
-            return;
-        }
-        let answers = engine.commit(&batch.changes);
-        for (reply, answer) in batch.replies.into_iter().zip(answers) {
-            // Whoever does not wait any more has no use for the answer.
-            let _ = reply.send(answer);
-        }
-    }
+    let answers = engine.commit(&calls.changes);
+    tell(&engine.shared().watchers, &calls.changes, &answers);
+    calls.answer(answers);
 }
 
 /// Works until the storage is closed; after `idle` without a job the log is copied into the file.
 fn run(mut engine: Engine, queue: &Receiver<Queued>, idle: Duration) {
-    let mut batch = Batch::default();
+    let mut calls = Calls::default();
     let mut pause = idle;
     loop {
         let first = match engine.is_unsettled() {
@@ -184,42 +170,42 @@ fn run(mut engine: Engine, queue: &Receiver<Queued>, idle: Duration) {
         while let Some((job, permit)) = next {
             drop(permit);
             match job {
-                Job::Change(change, reply) => batch.push(change, reply),
+                Job::Change(change, reply) => calls.push(change, reply),
                 Job::Task(task) => {
-                    batch.commit(&mut engine);
+                    commit(&mut calls, &mut engine);
                     task(&mut engine);
                 }
                 Job::Close(reply) => {
-                    batch.commit(&mut engine);
+                    commit(&mut calls, &mut engine);
                     return end(engine, queue, reply);
                 }
             }
-            if batch.weight >= COMMIT_BYTES {
-                batch.commit(&mut engine);
+            if calls.weight() >= COMMIT_BYTES {
+                commit(&mut calls, &mut engine);
             }
             count += 1;
             next = if count < QUEUE { queue.try_recv().ok() } else { None };
         }
-        batch.commit(&mut engine);
+        commit(&mut calls, &mut engine);
         engine.checkpoint_if_due();
     }
 }
 
 /// Makes what came into the queue before it was closed, and closes the file.
-fn end(mut engine: Engine, queue: &Receiver<Queued>, reply: Option<Reply<Result<()>>>) {
-    let mut batch = Batch::default();
+fn end(mut engine: Engine, queue: &Receiver<Queued>, reply: Option<Reply<()>>) {
+    let mut calls = Calls::default();
     let mut closing: Vec<_> = reply.into_iter().collect();
     while let Ok((job, _)) = queue.try_recv() {
         match job {
-            Job::Change(change, reply) => batch.push(change, reply),
+            Job::Change(change, reply) => calls.push(change, reply),
             Job::Task(task) => {
-                batch.commit(&mut engine);
+                commit(&mut calls, &mut engine);
                 task(&mut engine);
             }
             Job::Close(reply) => closing.extend(reply),
         }
     }
-    batch.commit(&mut engine);
+    commit(&mut calls, &mut engine);
     let mut ended = Some(engine.close());
     for reply in closing {
         let _ = reply.send(ended.take().unwrap_or(Ok(())));

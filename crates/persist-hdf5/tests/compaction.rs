@@ -144,11 +144,13 @@ async fn a_file_that_others_read_and_one_that_cannot_be_copied_stay_as_they_are(
     let report = storage.compact().await.unwrap();
     assert!(report.notes[0].starts_with("another process reads the file"), "{report:?}");
     drop(reader);
-    // Where the new file would be made there is a folder.
+    // Where the new file would be made there is somebody's folder.
     let in_the_way = place.path().join("main.h5-compacting");
     std::fs::create_dir(&in_the_way).unwrap();
+    std::fs::write(in_the_way.join("notes"), "mine").unwrap();
     storage.compact().await.unwrap_err();
-    std::fs::remove_dir(in_the_way).unwrap();
+    assert!(in_the_way.join("notes").exists());
+    std::fs::remove_dir_all(in_the_way).unwrap();
     assert_eq!(storage.get::<u8>("k").await.unwrap(), Some(2));
     storage.put("k", &3).await.unwrap();
     assert!(storage.compact().await.unwrap().notes[0].starts_with("the file was compacted"));

@@ -1,4 +1,4 @@
-//! The contract, for both promises of durability.
+//! The contract, for both promises of durability, and for a file that is cut into parts.
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A panic here is the report.
 
 mod h5py;
@@ -6,9 +6,7 @@ mod h5py;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use persist_core::{
-    Array, BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, async_trait,
-};
+use persist_core::{Array, BaseStorage, ByteSize, Key, ManualClock, OpenContext, Result, async_trait};
 use persist_hdf5::{Durability, Hdf5Config, Hdf5Storage};
 use persist_testkit::{Harness, Variant};
 
@@ -16,11 +14,18 @@ struct Hdf5 {
     place: tempfile::TempDir,
     clock: Arc<ManualClock>,
     durability: Durability,
+    /// The limit of a file.
+    part: Option<ByteSize>,
 }
 
 impl Hdf5 {
     fn new(durability: Durability) -> Self {
-        Self { place: tempfile::tempdir().unwrap(), clock: Arc::default(), durability }
+        Self { place: tempfile::tempdir().unwrap(), clock: Arc::default(), durability, part: None }
+    }
+
+    /// Cut into small files.
+    fn parts() -> Self {
+        Self { part: Some(ByteSize(64 << 10)), ..Self::new(Durability::Strict) }
     }
 
     fn strict() -> Self {
@@ -32,7 +37,9 @@ impl Hdf5 {
     }
 
     fn config(&self) -> Hdf5Config {
-        Hdf5Config::new("folder/main.h5").durability(self.durability)
+        let mut config = Hdf5Config::new("folder/main.h5").durability(self.durability);
+        config.max_file_size = self.part;
+        config
     }
 
     fn path(&self) -> PathBuf {
@@ -54,11 +61,8 @@ impl Harness for Hdf5 {
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Arc<dyn BaseStorage>>> {
         let mut config = self.config();
-        match variant {
-            Variant::DefaultTtl(ttl) => config.ttl = Some(HumanDuration(ttl)),
-            Variant::MaxValueBytes(bytes) => config.max_value = ByteSize(bytes),
-            Variant::ReadOnly => config.read_only = true,
-            Variant::Small => return Ok(None),
+        if !variant.settle(&mut config.ttl, &mut config.max_value, &mut config.read_only) {
+            return Ok(None);
         }
         self.open_with(config).await.map(Some)
     }
@@ -76,7 +80,7 @@ impl Harness for Hdf5 {
         h5py::settle(&self.path());
         let script = format!(
             "{}
-with h5py.File(args[0], 'r+') as f:
+with opened(args[0], 'r+') as f:
     d = find(f, args[1])
     old = np.array(d[()])
     raw = bytearray(old.tobytes())
@@ -93,7 +97,7 @@ with h5py.File(args[0], 'r+') as f:
         h5py::settle(&self.path());
         let script = format!(
             "{}
-with h5py.File(args[0], 'r') as f:
+with opened(args[0], 'r') as f:
     a = np.array(find(f, args[1])[()])
     print(a.dtype.name, json.dumps(a.shape), a.tobytes().hex())
 ",
@@ -106,13 +110,10 @@ with h5py.File(args[0], 'r') as f:
         let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
         Array::new(dtype.parse()?, serde_json::from_str(shape).unwrap(), bytes.into()).map(Some)
     }
-
-    fn skips(&self, _: &str) -> Option<&'static str> {
-        None
-    }
 }
 
 persist_testkit::conformance! {
     "strict" => Hdf5::strict,
     "relaxed" => Hdf5::relaxed,
+    "parts" => Hdf5::parts,
 }

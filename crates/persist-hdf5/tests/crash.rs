@@ -6,23 +6,36 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use libtest_mimic::{Arguments, Trial};
 use persist_core::{BaseStorage, ByteSize, HumanDuration, OpenContext, Result};
 use persist_hdf5::{Durability, Hdf5Config, Hdf5Storage};
 use persist_testkit::crash::inject::{Excuse, Inject};
 use persist_testkit::crash::kill::Kill;
 use persist_testkit::crash::record::Record;
 use persist_testkit::crash::replay::Replay;
+use persist_testkit::crash::suite::{Suite, faults, kills, replays, sweeps};
 use persist_testkit::crash::sweep::Sweep;
-use persist_testkit::crash::{self, Report, Subject, Trouble, Workload, scale, seed};
+use persist_testkit::crash::{Subject, Workload, if_long};
 
 /// `idle`: the log is copied into the file also when nothing is asked, and so when nobody can be told that it failed.
 fn subject(name: &str, durability: Durability, compact_at: u8, idle: bool) -> Subject {
+    cut_subject(name, durability, compact_at, idle, None)
+}
+
+/// The same with files of at most `part` bytes.
+fn cut_subject(
+    name: &str,
+    durability: Durability,
+    compact_at: u8,
+    idle: bool,
+    part: Option<ByteSize>,
+) -> Subject {
     let open = move |root: PathBuf| async move {
         let mut config = Hdf5Config::new(root.join("main.h5")).durability(durability);
         // Short, so that the log is copied and begun anew all the time.
         config.log_limit = ByteSize(64 << 10);
         config.compact_at = compact_at;
+        config.max_file_size = part;
+        config.piece = ByteSize(128 << 10);
         if !idle {
             config.checkpoint_after = HumanDuration(Duration::from_secs(3600));
         }
@@ -38,45 +51,11 @@ fn residue(root: &Path) -> Vec<String> {
     names.filter(|name| name != "main.h5").map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
-type Run = fn(&Subject) -> std::result::Result<Report, Trouble>;
-
-/// Sixteen writers at once, who share their commits.
-fn kill(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::kill::run(subject, &Kill { cycles: 30 * scale(), tasks: 16, seed: seed(), ..Kill::default() })
-}
-
-/// A short run kills before every fifth call of a name, a long one before each.
-fn sweep(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let every = if scale() > 1 { 1 } else { 5 };
-    crash::sweep::run(subject, &Sweep { every, ..Sweep::default() })
-}
-
-fn sweep_of_open(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::sweep::run(subject, &Sweep::of_open())
-}
-
-fn record() -> Record {
-    Record { seed: seed(), ..Record::default() }
-}
-
-/// Power cuts at every point of the script; with a scale above 1 also a second one during the recovery.
-fn replay(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let recovery_every = if scale() > 1 { 40 } else { 0 };
-    let replay = Replay { record: record(), states: 200 * scale(), recovery_every, ..Replay::default() };
-    crash::replay::run(subject, &replay)
-}
-
-fn replay_concurrent(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let workload = Workload::Random { tasks: 16, keys: 4, changes: Some(4) };
-    let record = Record { workload, ..record() };
-    crash::replay::run(subject, &Replay { record, states: 100 * scale(), ..Replay::default() })
-}
-
 /// What need not be told: copying the log into the file is tried again, and the log has everything until it succeeds.
 /// (A value that is written directly into the file is larger than those of this test.)
 const EXCUSES: [Excuse; 5] = [
-    Excuse { call: "pwrite64", error: None, path: "main.h5" },
-    Excuse { call: "ftruncate", error: None, path: "main.h5" },
+    Excuse { call: "pwrite64", error: None, path: ".h5" },
+    Excuse { call: "ftruncate", error: None, path: ".h5" },
     // Changes that share a commit for which there is no room are tried one by one, and may find it then.
     Excuse { call: "pwrite64", error: Some("ENOSPC"), path: "main.h5-log" },
     Excuse { call: "pwrite64", error: Some("EDQUOT"), path: "main.h5-log" },
@@ -84,22 +63,44 @@ const EXCUSES: [Excuse; 5] = [
     Excuse { call: "ftruncate", error: None, path: "main.h5-log" },
 ];
 
+/// Sixteen writers at once, who share their commits.
+fn kill() -> Kill {
+    Kill { cycles: 30, tasks: 16, ..Kill::default() }
+}
+
+/// Values of several pieces, some of which are written directly into the file.
+const LARGE: usize = 600 << 10;
+
+fn kill_large() -> Kill {
+    Kill { cycles: 20, tasks: 4, max_value: LARGE, ..Kill::default() }
+}
+
+/// A short run kills before every fifth call of a name, a long one before each.
+fn sweep() -> Sweep {
+    Sweep { every: if_long(1, 5), ..Sweep::default() }
+}
+
+/// Power cuts at every point of the script; in a long run also a second one during the recovery.
+fn replay() -> Replay {
+    Replay { states: 200, recovery_every: if_long(40, 0), ..Replay::default() }
+}
+
+fn crowded() -> Replay {
+    let record = Record { workload: Workload::crowd(), ..Record::default() };
+    Replay { record, states: 100, ..Replay::default() }
+}
+
 /// Each system call of the script fails once, and each name from some call on; a short run draws from them.
-fn inject(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let faults = if scale() > 1 { usize::MAX } else { 40 };
-    crash::inject::run(
-        subject,
-        &Inject { faults, excuses: EXCUSES.to_vec(), seed: seed(), ..Inject::default() },
-    )
+fn inject() -> Inject {
+    Inject { faults: if_long(usize::MAX, 40), excuses: EXCUSES.to_vec(), ..Inject::default() }
 }
 
 /// The same while files are compacted. HDF5 1.10.8 crashes if it cannot read while it copies objects, which costs nothing that is
 /// stored, but the process; so reads do not fail here.
-fn inject_writes(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let mut config = Inject { excuses: EXCUSES.to_vec(), seed: seed(), ..Inject::default() };
-    config.faults = if scale() > 1 { usize::MAX } else { 40 };
-    config.calls.retain(|call| !call.starts_with("pread"));
-    crash::inject::run(subject, &config)
+fn inject_writes() -> Inject {
+    let mut writes = inject();
+    writes.calls.retain(|call| !call.starts_with("pread"));
+    writes
 }
 
 fn main() -> ExitCode {
@@ -109,26 +110,35 @@ fn main() -> ExitCode {
     // Each `maintain` compacts the file.
     let compacting = subject("compacting", Durability::Strict, 0, true);
     let failing_to = subject("failing_to_compact", Durability::Strict, 0, false);
-    if let Some(code) = crash::serve(&[&strict, &relaxed, &failing, &compacting, &failing_to]) {
-        return code;
-    }
+    // Files of 64 KiB, so that values lie across them and new ones are made all the time.
+    let part = Some(ByteSize(64 << 10));
+    let parts = cut_subject("parts", Durability::Strict, 100, true, part);
+    let compacting_parts = cut_subject("compacting_parts", Durability::Strict, 0, true, part);
+    let failing_parts = cut_subject("failing_parts", Durability::Strict, 100, false, part);
+    let large = Record { max_value: LARGE, ..Record::default() };
+    let large = Replay { record: large, states: 100, ..Replay::default() };
     // A relaxed storage promises nothing about power cuts.
-    let all: [(&str, &Subject, Run); 11] = [
-        ("strict::kill", &strict, kill),
-        ("strict::sweep", &strict, sweep),
-        ("strict::sweep_of_open", &strict, sweep_of_open),
-        ("strict::replay", &strict, replay),
-        ("strict::replay_concurrent", &strict, replay_concurrent),
-        ("strict::inject", &failing, inject),
-        ("relaxed::kill", &relaxed, kill),
-        ("compacting::kill", &compacting, kill),
-        ("compacting::sweep", &compacting, sweep),
-        ("compacting::replay", &compacting, replay),
-        ("compacting::inject", &failing_to, inject_writes),
-    ];
-    let trial = |(name, subject, run): (&str, &Subject, Run)| {
-        let subject = subject.clone();
-        Trial::test(name, move || Ok(crash::judge(run(&subject))?))
-    };
-    libtest_mimic::run(&Arguments::from_args(), all.map(trial).into()).exit_code()
+    Suite::default()
+        .test("strict::kill", &strict, kills(kill()))
+        .test("strict::sweep", &strict, sweeps(sweep()))
+        .test("strict::sweep_of_open", &strict, sweeps(Sweep::of_open()))
+        .test("strict::replay", &strict, replays(replay()))
+        .test("strict::replay_concurrent", &strict, replays(crowded()))
+        .test("strict::inject", &failing, faults(inject()))
+        .test("strict::kill_large", &strict, kills(kill_large()))
+        .test("strict::replay_large", &strict, replays(large))
+        .test("relaxed::kill", &relaxed, kills(kill()))
+        .test("compacting::kill", &compacting, kills(kill()))
+        .test("compacting::sweep", &compacting, sweeps(sweep()))
+        .test("compacting::replay", &compacting, replays(replay()))
+        .test("compacting::inject", &failing_to, faults(inject_writes()))
+        .test("parts::kill", &parts, kills(kill()))
+        .test("parts::kill_large", &parts, kills(kill_large()))
+        .test("parts::sweep", &parts, sweeps(sweep()))
+        .test("parts::replay", &parts, replays(replay()))
+        .test("parts::replay_concurrent", &parts, replays(crowded()))
+        .test("parts::inject", &failing_parts, faults(inject()))
+        .test("compacting_parts::kill", &compacting_parts, kills(kill()))
+        .test("compacting_parts::replay", &compacting_parts, replays(replay()))
+        .main()
 }

@@ -1,31 +1,18 @@
 //! Disks that are full or read-only, rights, locks: the right kind of error, and old values stay.
-#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::panic)] // A panic here is the report.
+#![allow(clippy::unwrap_used, clippy::panic)] // A panic here is the report.
 
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 
-use libtest_mimic::{Arguments, Failed, Trial};
-use persist_core::{
-    BaseStorage, ErrorKind, HealthStatus, Key, ListOptions, OpenContext, StorageExt, StoreOptions, Value,
-};
+use libtest_mimic::Failed;
+use persist_core::{BaseStorage, ErrorKind, HealthStatus, OpenContext, StorageExt};
 use persist_hdf5::{Hdf5Config, Hdf5Storage};
-use persist_testkit::crash::{self, Trouble, mount::Tmpfs};
-use tokio::runtime::Runtime;
-
-/// Names what a worker does and with which file.
-const WORKER: &str = "PERSIST_HDF5_WORKER";
-
-type Test = fn() -> Result<(), Failed>;
+use persist_testkit::adverse::{
+    self, Job, Test, block_on, fill, is_root, keys, let_all_read, set_mode, store, tmpfs, value,
+};
+use persist_testkit::crash;
 
 fn main() -> ExitCode {
-    if let Ok(job) = std::env::var(WORKER) {
-        return worker(&job);
-    }
-    if let Some(code) = crash::mount::in_own_namespace() {
-        return code;
-    }
     let tests: [(&str, Test); 9] = [
         ("a_full_disk_keeps_old_values_and_works_again", full_disk),
         ("a_disk_that_is_full_at_the_opening", full_at_opening),
@@ -37,8 +24,7 @@ fn main() -> ExitCode {
         ("a_file_that_another_program_writes", locked_by_another_program),
         ("what_is_no_hdf5_file_is_left_alone", no_hdf5_file),
     ];
-    let trials = tests.map(|(name, test)| Trial::test(name, test)).into();
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    adverse::main(work, &tests)
 }
 
 async fn open(path: &Path) -> persist_core::Result<Hdf5Storage> {
@@ -49,35 +35,8 @@ async fn open_to_read(path: &Path) -> persist_core::Result<Hdf5Storage> {
     Hdf5Storage::open("main", Hdf5Config::new(path).read_only(), &OpenContext::default()).await
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    Runtime::new().unwrap().block_on(future)
-}
-
-fn value(byte: u8, len: usize) -> Value {
-    Value::bytes(vec![byte; len])
-}
-
-async fn store(storage: &Hdf5Storage, key: &str, value: Value) -> Result<(), ErrorKind> {
-    let stored = storage.store(&Key::new(key).unwrap(), value, StoreOptions::new()).await;
-    stored.map(drop).map_err(|error| error.kind())
-}
-
-/// A file system of its own, or a loud skip where none can be mounted.
-fn tmpfs(bytes: u64) -> Result<Option<Tmpfs>, Failed> {
-    match Tmpfs::new(bytes, 0) {
-        Ok(disk) => Ok(Some(disk)),
-        Err(Trouble::Unavailable(why)) => crash::skip(&why).map(|()| None).map_err(Failed::from),
-        Err(other) => Err(Failed::from(format!("{other:?}"))),
-    }
-}
-
-async fn keys(storage: &Hdf5Storage) -> Vec<String> {
-    let page = storage.list_keys("", ListOptions::new()).await.unwrap();
-    page.keys.iter().map(|key| key.as_str().to_owned()).collect()
-}
-
 fn full_disk() -> Result<(), Failed> {
-    let Some(disk) = tmpfs(4 << 20)? else { return Ok(()) };
+    let Some(disk) = tmpfs(4 << 20, 0)? else { return Ok(()) };
     let path = disk.path().join("main.h5");
     block_on(async {
         let storage = open(&path).await.unwrap();
@@ -107,7 +66,7 @@ fn full_disk() -> Result<(), Failed> {
 }
 
 fn full_at_opening() -> Result<(), Failed> {
-    let Some(disk) = tmpfs(1 << 20)? else { return Ok(()) };
+    let Some(disk) = tmpfs(1 << 20, 0)? else { return Ok(()) };
     let path = disk.path().join("main.h5");
     let filler = disk.path().join("filler");
     fill(&filler);
@@ -139,7 +98,7 @@ fn full_at_opening() -> Result<(), Failed> {
 
 /// What is in the log alone is not lost if there is no room to copy it into the file.
 fn no_room_for_the_checkpoint() -> Result<(), Failed> {
-    let Some(disk) = tmpfs(2 << 20)? else { return Ok(()) };
+    let Some(disk) = tmpfs(2 << 20, 0)? else { return Ok(()) };
     let path = disk.path().join("main.h5");
     let filler = disk.path().join("filler");
     block_on(async {
@@ -173,17 +132,8 @@ fn no_room_for_the_checkpoint() -> Result<(), Failed> {
     Ok(())
 }
 
-/// Takes all the room there is.
-fn fill(path: &Path) {
-    use std::io::Write;
-    let mut file = std::fs::File::create(path).unwrap();
-    for block in [vec![0_u8; 1 << 16], vec![0_u8; 1]] {
-        while file.write_all(&block).is_ok() {}
-    }
-}
-
 fn read_only_medium() -> Result<(), Failed> {
-    let Some(disk) = tmpfs(8 << 20)? else { return Ok(()) };
+    let Some(disk) = tmpfs(8 << 20, 0)? else { return Ok(()) };
     let path = disk.path().join("main.h5");
     store_and_close(&path);
     disk.set_read_only(true).unwrap();
@@ -217,7 +167,7 @@ async fn read(path: &Path) -> String {
 
 /// A process that died left a log with an acknowledged value in it.
 fn read_only_medium_with_log() -> Result<(), Failed> {
-    let Some(disk) = tmpfs(8 << 20)? else { return Ok(()) };
+    let Some(disk) = tmpfs(8 << 20, 0)? else { return Ok(()) };
     let path = disk.path().join("main.h5");
     leave_log(&path);
     disk.set_read_only(true).unwrap();
@@ -232,25 +182,12 @@ fn log_of(path: &Path) -> PathBuf {
 
 /// Has a process store something and die.
 fn leave_log(path: &Path) {
-    run("die", path, false);
+    Job::new("die", path).run();
     assert!(std::fs::metadata(log_of(path)).unwrap().len() > 1024, "the log was left");
 }
 
-/// Starts this program again as a worker; gives the last line it prints.
-fn run(job: &str, path: &Path, as_nobody: bool) -> String {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    if as_nobody {
-        command.uid(65534).gid(65534);
-    }
-    let output =
-        command.env(WORKER, format!("{job} {}", path.display())).stderr(Stdio::inherit()).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
-fn worker(job: &str) -> ExitCode {
-    let (job, path) = job.split_once(' ').unwrap();
-    let path = Path::new(path);
-    let answer = block_on(async {
+fn work(job: &str, path: &Path) -> String {
+    block_on(async {
         match job {
             "read" => read(path).await,
             "store" => match open(path).await {
@@ -264,9 +201,7 @@ fn worker(job: &str) -> ExitCode {
             }
             other => panic!("unknown job {other}"),
         }
-    });
-    println!("{answer}");
-    ExitCode::SUCCESS
+    })
 }
 
 /// A folder in which another user may read but not write, as root leaves it.
@@ -274,19 +209,8 @@ fn foreign_folder(store: impl FnOnce(&Path)) -> (tempfile::TempDir, PathBuf) {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("main.h5");
     store(&path);
-    set_mode(place.path(), 0o755);
-    for file in std::fs::read_dir(place.path()).unwrap() {
-        set_mode(&file.unwrap().path(), 0o644);
-    }
+    let_all_read(place.path());
     (place, path)
-}
-
-fn set_mode(path: &Path, mode: u32) {
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-}
-
-fn is_root() -> bool {
-    std::os::unix::fs::MetadataExt::uid(&std::fs::metadata("/proc/self").unwrap()) == 0
 }
 
 fn store_and_close(path: &Path) {
@@ -303,13 +227,13 @@ fn folder_without_rights() -> Result<(), Failed> {
     }
     let expected = "k: 1000 bytes of 7";
     let (closed, path) = foreign_folder(store_and_close);
-    assert_eq!(run("read", &path, true), expected, "without a log");
-    let answer = run("store", &path, true);
+    assert_eq!(Job::new("read", &path).as_nobody().run(), expected, "without a log");
+    let answer = Job::new("store", &path).as_nobody().run();
     assert!(answer.starts_with("AccessDenied: storage \"main\": open:"), "{answer}");
     assert!(answer.contains("give this user the right"), "{answer}");
     drop(closed);
     let (_left, path) = foreign_folder(leave_log);
-    assert_eq!(run("read", &path, true), expected, "with a log");
+    assert_eq!(Job::new("read", &path).as_nobody().run(), expected, "with a log");
     Ok(())
 }
 
@@ -320,7 +244,7 @@ fn file_without_rights() -> Result<(), Failed> {
     let (_place, path) = foreign_folder(store_and_close);
     set_mode(&path, 0o600);
     for job in ["read", "store"] {
-        let answer = run(job, &path, true);
+        let answer = Job::new(job, &path).as_nobody().run();
         assert!(answer.starts_with("AccessDenied: storage \"main\": open:"), "{job}: {answer}");
         assert!(answer.contains("give this user the right"), "{answer}");
     }

@@ -26,6 +26,12 @@ fn without_h5py() -> bool {
     missing
 }
 
+/// Said loudly, and no failure in CI either: not every distribution has it.
+#[allow(clippy::print_stderr, reason = "whoever runs the tests must see it")]
+fn say_skipped(why: &str) {
+    eprintln!("SKIPPED: {why}");
+}
+
 fn key(text: &str) -> Key {
     Key::new(text).unwrap()
 }
@@ -117,7 +123,8 @@ async fn a_file_of_h5py_is_read_and_changed() {
     if without_h5py() {
         return;
     }
-    for libver in ["earliest", "latest"] {
+    // What is newer than the library cannot be read by it.
+    for libver in ["earliest", "v110"] {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("foreign.h5");
         h5py::run(FOREIGN, &[path.to_str().unwrap(), libver]).unwrap();
@@ -204,6 +211,16 @@ async fn change_foreign(storage: &Hdf5Storage) {
 /// Others read while a storage writes: each sees one moment, and keeps the file from being changed under its eyes.
 #[tokio::test]
 async fn h5py_reads_one_moment_while_others_write() {
+    one_moment("False").await;
+}
+
+/// `swmr` makes no difference: such a reader holds the same lock.
+#[tokio::test]
+async fn h5py_reads_one_moment_with_swmr_too() {
+    one_moment("True").await;
+}
+
+async fn one_moment(swmr: &str) {
     if without_h5py() {
         return;
     }
@@ -214,18 +231,23 @@ async fn h5py_reads_one_moment_while_others_write() {
         storage.put(name, &0).await.unwrap();
     }
     h5py::settle(&path);
-    let go = place.path().join("go");
+    let (go, done) = (place.path().join("go"), place.path().join("done"));
     let reader = {
-        let (path, go) = (path.clone(), go.clone());
+        let (path, go, done, swmr) = (path.clone(), go.clone(), done.clone(), swmr.to_owned());
         let script = "
 import time
-with h5py.File(args[0], 'r') as f:
-    first = [f[name][()] for name in ('a', 'b')]
+with h5py.File(args[0], 'r', swmr=args[2] == 'True') as f:
+    first = [bytes(f[name][()]) for name in ('a', 'b')]
     open(args[1], 'w').close()
-    time.sleep(0.4)
-    print(first, [f[name][()] for name in ('a', 'b')])
+    end = time.monotonic() + 60
+    while not os.path.exists(args[3]) and time.monotonic() < end:
+        time.sleep(0.01)
+    print(first, [bytes(f[name][()]) for name in ('a', 'b')])
 ";
-        std::thread::spawn(move || h5py::run(script, &[path.to_str().unwrap(), go.to_str().unwrap()]))
+        std::thread::spawn(move || {
+            let args = [&path, &go].map(|path| path.to_str().unwrap());
+            h5py::run(script, &[args[0], args[1], &swmr, done.to_str().unwrap()])
+        })
     };
     while !go.exists() {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
@@ -238,6 +260,7 @@ with h5py.File(args[0], 'r') as f:
     let delayed = || async { storage.stats().await.unwrap().counters["delayed_checkpoints"] };
     storage.maintain().await.unwrap();
     assert!(delayed().await > 0, "the file was changed while somebody read it");
+    std::fs::write(&done, "").unwrap();
     assert_eq!(reader.join().unwrap().unwrap(), "[b'0', b'0'] [b'0', b'0']\n");
     h5py::settle(&path);
     let script = "
@@ -289,12 +312,13 @@ async fn h5py_reads_what_went_through_filters() {
     config.filter_rules = vec![
         rule("lzf/", filters(Codec::Lzf, Shuffle::Auto, false)),
         rule("sum/", filters(Codec::None, Shuffle::Off, true)),
+        rule("zstd/", filters(Codec::Zstd, Shuffle::On, false)),
         rule("cut/", Filters { chunk_shape: Some(vec![30, 7]), ..filters(Codec::Gzip, Shuffle::Off, false) }),
     ];
     let array =
         Array::from_vec(vec![401, 97], (0..401 * 97).map(|at| f64::from(at) * 0.25).collect()).unwrap();
     let noise: Vec<u8> = (0..100_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let names = ["gzip/a", "lzf/a", "sum/a", "cut/a"];
+    let names = ["gzip/a", "lzf/a", "sum/a", "cut/a", "zstd/a"];
     let storage = Hdf5Storage::open("main", config.clone(), &OpenContext::default()).await.unwrap();
     for name in names {
         storage.store(&key(name), Value::Array(array.clone()), StoreOptions::new()).await.unwrap();
@@ -333,4 +357,46 @@ cut gzip False False (30, 7) True (None, 97)
 100000 None
 ";
     assert_eq!(answer, expected);
+    // zstd needs a plugin, which is there where it was installed from PyPI.
+    let script = "
+import importlib.util
+if importlib.util.find_spec('hdf5plugin'):
+    import hdf5plugin
+    with h5py.File(args[0], 'r') as f:
+        print(f['zstd/a'].shuffle, bool((f['zstd/a'][()] == np.arange(401 * 97).reshape(401, 97) * 0.25).all()))
+";
+    match h5py::run(script, &[path.to_str().unwrap()]).unwrap().as_str() {
+        "" => say_skipped("hdf5plugin is not installed, so zstd is not read with h5py"),
+        answer => assert_eq!(answer, "True True\n"),
+    }
+}
+
+/// Chunks that h5py compressed with zstd are read; a filter that is not built in is named.
+#[tokio::test]
+async fn filters_of_plugins_are_read_or_named() {
+    if without_h5py() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("main.h5");
+    let script = "
+import importlib.util
+if importlib.util.find_spec('hdf5plugin'):
+    import hdf5plugin
+    with h5py.File(args[0], 'w') as f:
+        data = np.arange(10000, dtype='f8')
+        f.create_dataset('zstd', data=data, chunks=(1000,), **hdf5plugin.Zstd(clevel=5))
+        f.create_dataset('blosc', data=data, chunks=(1000,), **hdf5plugin.Blosc())
+    print('made')
+";
+    if h5py::run(script, &[path.to_str().unwrap()]).unwrap().is_empty() {
+        return say_skipped("hdf5plugin is not installed, so nothing that it wrote is read");
+    }
+    let storage = open(&path).await;
+    let expected = Value::Array(Array::from_vec(vec![10_000], (0..10_000).map(f64::from).collect()).unwrap());
+    assert_eq!(storage.retrieve(&key("zstd")).await.unwrap().unwrap().value, expected);
+    let refused = storage.retrieve(&key("blosc")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unsupported, "{refused}");
+    assert!(refused.to_string().contains("blosc (32001)"), "{refused}");
+    storage.close().await.unwrap();
 }

@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use persist_core::{BaseStorage, Result};
+use persist_core::{BaseStorage, Failures, Result};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -39,12 +39,11 @@ pub trait Composite: Send + Sync + 'static {
     ) -> Result<Arc<dyn BaseStorage>>;
 }
 
-/// Closes several storages, all of them, and gives the first error.
+/// Closes several storages, all of them.
 pub(crate) async fn close_all<'a>(members: impl Iterator<Item = &'a Arc<dyn BaseStorage>>) -> Result<()> {
-    let mut first = Ok(());
+    let mut failures = Failures::default();
     for member in members {
-        let closed = member.close().await;
-        first = first.and(closed);
+        failures.note(member.close().await);
     }
-    first
+    failures.into_result()
 }

@@ -6,6 +6,9 @@ use persist_core::{Descriptor, Entry, Expiry, Metadata, StoreOptions, Timestamp,
 /// What the note about a copy begins with.
 const MARK: &str = "persist-copy/1 ";
 
+/// What it says of an absence.
+const ABSENT: &str = "absent";
+
 /// A copy of an entry, or of its absence, as it lies in an upper tier.
 ///
 /// A tier gives its own version and times to what it stores. Those of the entry are in a note, the last of its encodings:
@@ -35,21 +38,17 @@ impl Copied {
     }
 
     /// The same of the metadata alone.
-    pub(crate) fn read_metadata(mut metadata: Metadata, composite: &Descriptor) -> Option<Option<Metadata>> {
-        let note = metadata.encodings.pop()?;
-        let note = note.strip_prefix(MARK)?;
-        if note == "absent" {
-            return Some(None);
-        }
-        let mut words = note.split(' ');
-        metadata.version = Version::from_u64(words.next()?.parse().ok()?);
-        metadata.created_at = moment(words.next()?)?;
-        metadata.modified_at = moment(words.next()?)?;
-        metadata.expires_at = match words.next()? {
-            "-" => None,
-            text => Some(moment(text)?),
+    pub(crate) fn read_metadata(metadata: Metadata, composite: &Descriptor) -> Option<Option<Metadata>> {
+        let metadata = match original(metadata) {
+            Ok(metadata) => metadata,
+            Err(copy) => {
+                let is_absence = copy.encodings.last()?.strip_prefix(MARK)? == ABSENT;
+                return is_absence.then_some(None);
+            }
         };
-        (!metadata.is_expired(composite.now())).then_some(Some(metadata))
+        // What never expires need not ask what time it is.
+        let expired = metadata.expires_at.is_some() && metadata.is_expired(composite.now());
+        (!expired).then_some(Some(metadata))
     }
 
     /// What was copied; `None`: nothing was there.
@@ -76,7 +75,7 @@ impl Copied {
             Self::Absent { ttl } if ttl.is_zero() => return None,
             Self::Absent { ttl } => {
                 let options =
-                    StoreOptions { encodings: vec![format!("{MARK}absent")], ..StoreOptions::new() };
+                    StoreOptions { encodings: vec![format!("{MARK}{ABSENT}")], ..StoreOptions::new() };
                 (Value::Bytes(Bytes::new()), Some(now.saturating_add(*ttl)), options)
             }
         };
@@ -85,7 +84,44 @@ impl Copied {
     }
 }
 
-fn note(metadata: &Metadata) -> String {
+/// The metadata of what was copied, from those of its copy; if there is no note, it is no copy, and they come back as they are.
+pub(crate) fn original(mut metadata: Metadata) -> Result<Metadata, Metadata> {
+    let Some(noted) = metadata.encodings.last().and_then(|note| Noted::read(note)) else {
+        return Err(metadata);
+    };
+    metadata.encodings.pop();
+    metadata.version = noted.version;
+    metadata.created_at = noted.created_at;
+    metadata.modified_at = noted.modified_at;
+    metadata.expires_at = noted.expires_at;
+    Ok(metadata)
+}
+
+/// What a note says.
+struct Noted {
+    version: Version,
+    created_at: Timestamp,
+    modified_at: Timestamp,
+    expires_at: Option<Timestamp>,
+}
+
+impl Noted {
+    fn read(note: &str) -> Option<Self> {
+        let mut words = note.strip_prefix(MARK)?.split(' ');
+        Some(Self {
+            version: Version::from_u64(words.next()?.parse().ok()?),
+            created_at: moment(words.next()?)?,
+            modified_at: moment(words.next()?)?,
+            expires_at: match words.next()? {
+                "-" => None,
+                text => Some(moment(text)?),
+            },
+        })
+    }
+}
+
+/// The note about an entry.
+pub(crate) fn note(metadata: &Metadata) -> String {
     let expires = metadata.expires_at.map_or_else(|| "-".to_owned(), |end| end.as_millis().to_string());
     format!(
         "{MARK}{} {} {} {expires}",
@@ -97,4 +133,51 @@ fn note(metadata: &Metadata) -> String {
 
 fn moment(text: &str) -> Option<Timestamp> {
     text.parse().ok().map(Timestamp::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use persist_core::ManualClock;
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn metadata() -> Metadata {
+        let descriptor = Descriptor::new("s", "memory").with_clock(Arc::new(ManualClock::default()));
+        descriptor.draft_metadata(&Value::bytes("v"), &StoreOptions::new())
+    }
+
+    #[test]
+    fn every_moment_and_version_comes_back() {
+        let moments = [0, 1, -1, 1_700_000_000_000, i64::MAX, i64::MIN].map(Timestamp::from_millis);
+        for version in [0, 7, u64::MAX].map(Version::from_u64) {
+            for created_at in moments {
+                for expires_at in moments.map(Some).into_iter().chain([None]) {
+                    let entry =
+                        Metadata { version, created_at, modified_at: created_at, expires_at, ..metadata() };
+                    let copy = Metadata { encodings: vec!["other".to_owned(), note(&entry)], ..metadata() };
+                    let expected = Metadata { encodings: vec!["other".to_owned()], ..entry };
+                    assert_eq!(original(copy).unwrap(), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_note_is_no_copy() {
+        for text in [
+            "persist-copy/1 absent",
+            "persist-copy/1 ",
+            "persist-copy/1 1 2",
+            "persist-copy/1 1 2 3 ",
+            "persist-copy/1 1 2 3 x",
+            "persist-copy/1 18446744073709551616 2 3 -",
+            "persist-copy/1 1 9223372036854775808 3 -",
+            "persist-copy/1 -1 2 3 -",
+            "persist-copy/2 1 2 3 -",
+        ] {
+            let copy = Metadata { encodings: vec![text.to_owned()], ..metadata() };
+            assert_eq!(original(copy.clone()).unwrap_err(), copy, "{text}");
+        }
+    }
 }

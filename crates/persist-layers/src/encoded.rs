@@ -32,6 +32,24 @@ impl Described {
     }
 }
 
+/// What a value was before it was stored encoded, to answer with.
+struct Given {
+    /// `None`: it was stored as it is.
+    plain: Option<Plain>,
+    notes: Vec<String>,
+}
+
+impl Given {
+    /// The metadata of the plain value from those of what was stored.
+    fn answer(self, mut metadata: Metadata) -> Metadata {
+        metadata.encodings = self.notes;
+        if let Some(plain) = self.plain {
+            plain.put_into(&mut metadata);
+        }
+        metadata
+    }
+}
+
 /// Why something cannot be encoded or decoded.
 #[derive(Debug)]
 pub(crate) struct Refusal(pub(crate) ErrorKind, pub(crate) String);
@@ -54,8 +72,13 @@ pub(crate) trait Encoder: Send + Sync + std::fmt::Debug + 'static {
     }
 
     /// Encodes a value and adds its note, with the mark, to those of others; gives what is stored in place of the value, as
-    /// bytes. `None`: it is stored as it is, without a note. That must not be where the last note already has the mark.
-    fn encode(&self, key: &Key, value: &Value, notes: &mut Vec<String>) -> Result<Option<Bytes>, Refusal>;
+    /// bytes, and what it was. `None`: it is stored as it is, without a note. That must not be where the last note already has the mark.
+    fn encode(
+        &self,
+        key: &Key,
+        value: &Value,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<(Bytes, Plain)>, Refusal>;
 
     /// What a value was, from its note alone (without the mark).
     fn describe(&self, key: &Key, note: &str) -> Result<Described, Refusal>;
@@ -130,24 +153,28 @@ impl<E: Encoder> Encoded<E> {
         key: &Key,
         value: Value,
         mut options: StoreOptions,
-    ) -> Result<(Value, StoreOptions)> {
+    ) -> Result<(Value, StoreOptions, Given)> {
         self.inner.describe().admit_change("store")?;
         self.descriptor.admit_store(key, &value, &options)?;
-        let (named, given, mut notes) = (key.clone(), value.clone(), std::mem::take(&mut options.encodings));
+        let (named, plain, mut notes) = (key.clone(), value.clone(), options.encodings.clone());
         let coded = self
             .work(value.size(), move |encoder| {
-                let body = encoder.encode(&named, &given, &mut notes)?;
-                Ok((body, notes))
+                let coded = encoder.encode(&named, &plain, &mut notes)?;
+                Ok((coded, notes))
             })
             .await;
-        let (body, notes) = coded.map_err(|refusal| self.error("store", key, refusal))?;
-        options.encodings = notes;
-        Ok((body.map_or(value, Value::Bytes), options))
+        let (coded, notes) = coded.map_err(|refusal| self.error("store", key, refusal))?;
+        let notes = std::mem::replace(&mut options.encodings, notes);
+        let (value, plain) = match coded {
+            Some((body, plain)) => (Value::Bytes(body), Some(plain)),
+            None => (value, None),
+        };
+        Ok((value, options, Given { plain, notes }))
     }
 
-    async fn encode_item(&self, item: StoreItem) -> Result<StoreItem> {
-        let (value, options) = self.encode(&item.key, item.value, item.options).await?;
-        Ok(StoreItem { key: item.key, value, options })
+    async fn encode_item(&self, StoreItem { key, value, options }: StoreItem) -> Result<(StoreItem, Given)> {
+        let (value, options, given) = self.encode(&key, value, options).await?;
+        Ok((StoreItem { key, value, options }, given))
     }
 
     /// Takes the layer's own note out of the metadata.
@@ -197,7 +224,7 @@ impl<E: Encoder> Encoded<E> {
     pub(crate) async fn renew(&self) -> Result<u64> {
         let (mut renewed, mut after) = (0, None);
         loop {
-            let options = persist_core::ListOptions::new().after(after);
+            let options = persist_core::ListOptions::new().after(after).limit(persist_core::MAX_PAGE);
             let page = self.inner.list_keys("", options).await?;
             for key in &page.keys {
                 renewed += u64::from(self.renew_one(key).await?);
@@ -227,7 +254,7 @@ impl<E: Encoder> Encoded<E> {
             tags: metadata.tags,
             encodings: metadata.encodings,
         };
-        let (value, options) = self.encode(key, value, options).await?;
+        let (value, options, _) = self.encode(key, value, options).await?;
         match self.inner.store(key, value, options).await {
             Ok(_) => Ok(true),
             // Somebody stored or deleted it meanwhile, which makes it new too.
@@ -247,8 +274,8 @@ impl<E: Encoder> BaseStorage for Encoded<E> {
     }
 
     async fn store(&self, key: &Key, value: Value, options: StoreOptions) -> Result<Metadata> {
-        let (value, options) = self.encode(key, value, options).await?;
-        self.plain("store", key, self.inner.store(key, value, options).await?)
+        let (value, options, given) = self.encode(key, value, options).await?;
+        Ok(given.answer(self.inner.store(key, value, options).await?))
     }
 
     async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
@@ -273,14 +300,14 @@ impl<E: Encoder> BaseStorage for Encoded<E> {
     }
 
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
         let mut encoded = Vec::with_capacity(items.len());
         for item in items {
             encoded.push(self.encode_item(item).await);
         }
         let (passed, refused) = split(encoded.into_iter());
-        let answers = merge(refused, self.inner.store_many(passed).await);
-        keys.iter().zip(answers).map(|(key, answer)| self.plain("store", key, answer?)).collect()
+        let (items, givens): (Vec<_>, Vec<_>) = passed.into_iter().unzip();
+        let answers = self.inner.store_many(items).await.into_iter().zip(givens);
+        merge(refused, answers.map(|(answer, given)| Ok(given.answer(answer?))).collect())
     }
 
     async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {
@@ -295,20 +322,26 @@ impl<E: Encoder> BaseStorage for Encoded<E> {
     }
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
-        let keys: Vec<Key> = operations.iter().map(|operation| operation.key().clone()).collect();
-        let mut encoded = Vec::with_capacity(operations.len());
+        let (mut encoded, mut givens) = (Vec::with_capacity(operations.len()), Vec::new());
         for operation in operations {
             encoded.push(match operation {
-                Operation::Put(item) => Operation::Put(self.encode_item(item).await?),
+                Operation::Put(item) => {
+                    let (item, given) = self.encode_item(item).await?;
+                    givens.push(given);
+                    Operation::Put(item)
+                }
                 other => other,
             });
         }
-        let outcomes = self.inner.transact(encoded).await?;
-        let plain = keys.iter().zip(outcomes).map(|(key, outcome)| match outcome {
-            Outcome::Stored(metadata) => self.plain("transact", key, metadata).map(Outcome::Stored),
-            other => Ok(other),
-        });
-        plain.collect()
+        let (outcomes, mut givens) = (self.inner.transact(encoded).await?, givens.into_iter());
+        let plain = |outcome| match outcome {
+            Outcome::Stored(metadata) => match givens.next() {
+                Some(given) => Outcome::Stored(given.answer(metadata)),
+                None => Outcome::Stored(metadata),
+            },
+            other => other,
+        };
+        Ok(outcomes.into_iter().map(plain).collect())
     }
 
     /// The figures of the storage below; its bytes are those of encoded values, and given as `encoded_bytes`.

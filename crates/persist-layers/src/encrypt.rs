@@ -3,26 +3,41 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use persist_core::{BaseStorage, ErrorKind, Key, Maintenance, Result, Secret, StorageError, Value};
+use persist_core::{
+    BaseStorage, ErrorKind, Key, Maintenance, OpenContext, Result, Secret, StorageError, Value,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Layer;
 use crate::encoded::{Described, Encoded, Encoder, Refusal, note_renewed};
+use crate::envelope::{Envelopes, KeyWrapper, LocalWrapper};
+use crate::key_names::SealedNames;
 use crate::keyring::Keyring;
 use crate::plain::Plain;
 use crate::record::{Envelope, NOT_OPENED, Record};
+use crate::renamed::Renamed;
+use crate::reserved::Hidden;
 use crate::rules::longest;
 
-/// The settings of [`Encrypt`].
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+/// The settings of [`Encrypt`]. At least one key is needed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EncryptConfig {
     /// The keys. The first one encrypts what no rule gives to another; all of them decrypt.
+    #[serde(default)]
     pub keys: Vec<EncryptKey>,
+    /// Keys that wrap data keys, in place of `keys`: the first one wraps, all of them unwrap. The data keys are made by the layer and lie in the
+    /// storage, wrapped, so that a new key here costs one record and not every value.
+    #[serde(default)]
+    pub envelope: Vec<EncryptKey>,
     /// Other keys for values under some prefixes; the longest prefix counts.
     #[serde(default)]
     pub rules: Vec<EncryptRule>,
+    /// The name of the key that the names of values are encrypted with too; left out: they are not. It cannot be changed later. Then a page of a
+    /// listing reads all keys below the last `/` of its prefix.
+    #[serde(default)]
+    pub key_names: Option<String>,
     /// Read values that were stored before the layer was there. Otherwise they are refused, because whoever can write to the
     /// storage below could put them there.
     #[serde(default)]
@@ -55,8 +70,8 @@ pub struct EncryptRule {
 
 /// Encrypts values with AES-256-GCM, each with a key of its own.
 ///
-/// What is protected: the value, its kind, checksum, dtype and shape. What is not: the key it is stored under, its length, its times
-/// and its tags. A value opens only under the name, and in the storage, where it was stored; a changed, cut or swapped one does
+/// What is protected: the value, its kind, checksum, dtype and shape. What is not: the key it is stored under (unless the
+/// settings say so), its length, its times and its tags. A value opens only under the name, and in the storage, where it was stored; a changed, cut or swapped one does
 /// not open at all. An *older* value of the same key that somebody puts back, whole and with its metadata, does open.
 ///
 /// The format is described in `docs/formats/encryption.md`.
@@ -72,13 +87,67 @@ impl Encrypt {
     /// # Errors
     /// `InvalidConfig` for keys that are none, two of one name, or a rule for a key that is not there.
     pub fn new(inner: Arc<dyn BaseStorage>, config: EncryptConfig) -> Result<Self> {
-        let keyring = keyring(&config).map_err(|why| StorageError::new(ErrorKind::InvalidConfig, why))?;
-        let encryptor = Encryptor {
-            storage: inner.describe().name().to_owned(),
-            keyring,
-            rules: config.rules,
-            allow_plaintext: config.allow_plaintext,
+        if !config.envelope.is_empty() {
+            return Err(invalid("data keys lie in the storage; use `Encrypt::open`".to_owned()));
+        }
+        let keyring = keyring(&config).map_err(invalid)?;
+        Self::with_keyring(inner, config, keyring)
+    }
+
+    /// As [`new`](Self::new), and with the data keys that the keys of `envelope` wrap, if there are some.
+    ///
+    /// # Errors
+    /// `InvalidConfig` as [`new`](Self::new); `AccessDenied` if data keys are wrapped with a key that is not there; `Corruption` if
+    /// they were changed; what the storage below meets.
+    pub async fn open(inner: Arc<dyn BaseStorage>, config: EncryptConfig) -> Result<Self> {
+        if config.envelope.is_empty() {
+            return Self::new(inner, config);
+        }
+        let wrapper = wrapper(&config).map_err(invalid)?;
+        Self::open_with(inner, config, &wrapper).await
+    }
+
+    /// Encrypts with data keys that somebody else wraps. The settings need neither `keys` nor `envelope`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and what the wrapper meets.
+    pub async fn open_with(
+        inner: Arc<dyn BaseStorage>,
+        config: EncryptConfig,
+        wrapper: &dyn KeyWrapper,
+    ) -> Result<Self> {
+        let named = config.rules.iter().map(|rule| &rule.key).chain(&config.key_names);
+        let named: Vec<&str> = named.map(String::as_str).collect();
+        let keyring = Envelopes { storage: &inner, wrapper }.open(&named).await?;
+        Self::with_keyring(Arc::new(Renamed::new(inner, Hidden)), config, keyring)
+    }
+
+    /// Makes a new data key in a storage, which encrypts what no rule gives to another from the next opening on; gives its id. With `rotate`
+    /// everything is then encrypted anew. Whoever has the storage open cannot read what the new key encrypted before he opens it again.
+    ///
+    /// # Errors
+    /// As [`open_with`](Self::open_with).
+    pub async fn add_data_key(inner: &Arc<dyn BaseStorage>, wrapper: &dyn KeyWrapper) -> Result<String> {
+        Envelopes { storage: inner, wrapper }.add().await
+    }
+
+    /// As [`add_data_key`](Self::add_data_key), with the keys of `envelope`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn add_data_key_of(inner: &Arc<dyn BaseStorage>, config: &EncryptConfig) -> Result<String> {
+        let wrapper = wrapper(config).map_err(invalid)?;
+        Self::add_data_key(inner, &wrapper).await
+    }
+
+    fn with_keyring(inner: Arc<dyn BaseStorage>, config: EncryptConfig, keyring: Keyring) -> Result<Self> {
+        let storage = inner.describe().name().to_owned();
+        let inner = match config.key_names.as_ref().and_then(|id| keyring.get(id)) {
+            Some(master) => Arc::new(Renamed::new(inner, SealedNames::new(master, &storage)?)),
+            None => inner,
         };
+        let (rules, allow_plaintext) = (config.rules, config.allow_plaintext);
+        let encryptor = Encryptor { storage, keyring, rules, allow_plaintext };
         Ok(Self { encoded: Encoded::new(inner, encryptor), rotate: config.rotate })
     }
 
@@ -108,6 +177,27 @@ impl BaseStorage for Encrypt {
     }
 }
 
+fn invalid(why: String) -> StorageError {
+    StorageError::new(ErrorKind::InvalidConfig, why)
+}
+
+/// What wraps data keys by the settings.
+///
+/// # Errors
+/// What is wrong with the keys, in words that hold no secret.
+fn wrapper(config: &EncryptConfig) -> Result<LocalWrapper, String> {
+    if !config.keys.is_empty() {
+        return Err("`keys` and `envelope` are both given; keep one".to_owned());
+    }
+    let mut keyring = Keyring::default();
+    for EncryptKey { id, secret } in &config.envelope {
+        keyring.add(id, secret.expose())?;
+    }
+    let mut named = config.rules.iter().map(|rule| &rule.key).chain(&config.key_names);
+    named.try_for_each(|id| Keyring::check_id(id))?;
+    Ok(LocalWrapper::new(keyring))
+}
+
 /// The keys of the settings.
 ///
 /// # Errors
@@ -118,7 +208,10 @@ fn keyring(config: &EncryptConfig) -> Result<Keyring, String> {
         keyring.add(id, secret.expose())?;
     }
     if keyring.first().is_none() {
-        return Err("`keys` is empty; name at least one key".to_owned());
+        return Err("`keys` is empty; name at least one key, or let `envelope` wrap data keys".to_owned());
+    }
+    if let Some(id) = config.key_names.as_ref().filter(|id| keyring.get(id).is_none()) {
+        return Err(format!("`key_names` names the key `{id}`, which is not in `keys`"));
     }
     match config.rules.iter().find(|rule| keyring.get(&rule.key).is_none()) {
         Some(rule) => Err(format!(
@@ -165,19 +258,25 @@ impl Encoder for Encryptor {
         crate::record::plain_limit(below)
     }
 
-    fn encode(&self, key: &Key, value: &Value, notes: &mut Vec<String>) -> Result<Option<Bytes>, Refusal> {
+    fn encode(
+        &self,
+        key: &Key,
+        value: &Value,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<(Bytes, Plain)>, Refusal> {
         let failed = |_| Refusal(ErrorKind::Internal, "the system gave no random numbers".to_owned());
         let key_id = self.key_id(key);
         let Some(master) = self.keyring.get(key_id) else {
             return Err(Refusal(ErrorKind::Internal, format!("there is no key `{key_id}`")));
         };
-        let description = described(&Plain::of(value), notes);
+        let plain = Plain::of(value);
+        let description = described(&plain, notes);
         let (record, envelope) =
             Record::create(master, key_id, &self.storage, key, &description).map_err(failed)?;
         let body = record.seal(value.buffer()).map_err(failed)?;
         // What the layers above noted is in the envelope, where nobody can read it.
         *notes = vec![format!("{}{envelope}", Self::MARK)];
-        Ok(Some(Bytes::from(body)))
+        Ok(Some((Bytes::from(body), plain)))
     }
 
     fn describe(&self, key: &Key, note: &str) -> Result<Described, Refusal> {
@@ -241,15 +340,24 @@ fn description(record: &Record, envelope: &Envelope) -> Result<Described, Refusa
     Ok(Described { plain, hidden })
 }
 
+#[async_trait]
 impl Layer for Encrypt {
     const NAME: &'static str = "encrypt";
     type Config = EncryptConfig;
 
     fn check(config: &EncryptConfig) -> Result<(), String> {
-        keyring(config).map(drop)
+        if config.envelope.is_empty() { keyring(config).map(drop) } else { wrapper(config).map(drop) }
     }
 
     fn wrap(inner: Arc<dyn BaseStorage>, config: EncryptConfig) -> Result<Arc<dyn BaseStorage>> {
         Ok(Arc::new(Self::new(inner, config)?))
+    }
+
+    async fn open(
+        inner: Arc<dyn BaseStorage>,
+        config: EncryptConfig,
+        _: &OpenContext,
+    ) -> Result<Arc<dyn BaseStorage>> {
+        Ok(Arc::new(Self::open(inner, config).await?))
     }
 }

@@ -15,20 +15,44 @@ impl Keyring {
     /// # Errors
     /// What is wrong, in words that hold nothing of the key.
     pub(crate) fn add(&mut self, id: &str, hex: &str) -> Result<(), String> {
-        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        if id.is_empty() || id.len() > 32 || !id.chars().all(good) {
-            let id = persist_core::escape(id);
-            return Err(format!("{id} cannot name a key: write 1 to 32 letters, digits, `-`, `_` and `.`"));
-        }
-        if self.get(id).is_some() {
-            return Err(format!("two keys are called `{id}`; every key needs a name of its own"));
-        }
+        self.check_name(id)?;
         let master = Master::parse(hex).ok_or_else(|| {
             format!(
                 "the key `{id}` is not 64 hex digits (32 random bytes); make one with `openssl rand -hex 32`"
             )
         })?;
         self.0.push((id.to_owned(), master));
+        Ok(())
+    }
+
+    /// Adds a key that was unwrapped.
+    ///
+    /// # Errors
+    /// What is wrong with its name.
+    pub(crate) fn add_key(&mut self, id: &str, key: Zeroizing<[u8; 32]>) -> Result<(), String> {
+        self.check_name(id)?;
+        self.0.push((id.to_owned(), Master(key)));
+        Ok(())
+    }
+
+    fn check_name(&self, id: &str) -> Result<(), String> {
+        Self::check_id(id)?;
+        match self.get(id) {
+            Some(_) => Err(format!("two keys are called `{id}`; every key needs a name of its own")),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks what can name a key.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check_id(id: &str) -> Result<(), String> {
+        let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if id.is_empty() || id.len() > 32 || !id.chars().all(good) {
+            let id = persist_core::escape(id);
+            return Err(format!("{id} cannot name a key: write 1 to 32 letters, digits, `-`, `_` and `.`"));
+        }
         Ok(())
     }
 

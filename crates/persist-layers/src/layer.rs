@@ -1,12 +1,13 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use persist_core::{BaseStorage, Result};
+use persist_core::{BaseStorage, OpenContext, Result, async_trait};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// A layer that a configuration can name under `layers:`.
+#[async_trait]
 pub trait Layer: Send + Sync + 'static {
     /// What it is called there.
     const NAME: &'static str;
@@ -33,4 +34,18 @@ pub trait Layer: Send + Sync + 'static {
     /// # Errors
     /// `InvalidConfig` if it cannot stand over this storage.
     fn wrap(inner: Arc<dyn BaseStorage>, config: Self::Config) -> Result<Arc<dyn BaseStorage>>;
+
+    /// Puts the layer over a storage where that takes time, or files of its own: what a configuration does. Others are
+    /// wrapped.
+    ///
+    /// # Errors
+    /// As [`wrap`](Self::wrap), and what it meets on its way.
+    async fn open(
+        inner: Arc<dyn BaseStorage>,
+        config: Self::Config,
+        context: &OpenContext,
+    ) -> Result<Arc<dyn BaseStorage>> {
+        let _ = context;
+        Self::wrap(inner, config)
+    }
 }

@@ -30,50 +30,83 @@ mod forward;
 
 mod batch;
 mod circuit_breaker;
+mod coherence;
 mod composite;
 #[cfg(feature = "compress")]
 mod compress;
 mod concurrency;
+#[cfg(feature = "content")]
+mod content;
 mod copy;
+mod dedup;
 mod derived;
+#[cfg(feature = "compress")]
+mod dictionary;
 #[cfg(any(feature = "compress", feature = "encrypt"))]
 mod encoded;
 #[cfg(feature = "encrypt")]
 mod encrypt;
+#[cfg(feature = "encrypt")]
+mod envelope;
+mod evict;
 mod fallback;
 mod fault;
 mod guard;
 #[cfg(feature = "encrypt")]
+mod key_names;
+#[cfg(feature = "encrypt")]
 mod keyring;
+mod lanes;
 mod layer;
 #[cfg(feature = "metrics")]
 mod measure;
+mod members;
 mod namespace;
 mod order;
-#[cfg(any(feature = "compress", feature = "encrypt"))]
+mod patience;
 mod plain;
 mod random;
 mod rate_limit;
 mod read_only;
 #[cfg(feature = "encrypt")]
 mod record;
+#[cfg(feature = "encrypt")]
+mod renamed;
+mod repair;
+mod replica_writes;
+mod replicas;
+mod replicated;
+mod reserved;
 mod retry;
+mod router;
+mod routes;
 #[cfg(any(feature = "compress", feature = "encrypt"))]
 mod rules;
+mod sharded;
+mod shards;
 mod size_limit;
+mod suspects;
 mod tiered;
 mod timeout;
+mod tombstone;
 mod trace;
 mod ttl_clamp;
 mod verify;
+mod write_behind;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerConfig};
 pub use composite::Composite;
 #[cfg(feature = "compress")]
 pub use compress::{Codec, Compress, CompressConfig, CompressRule};
 pub use concurrency::{Concurrency, ConcurrencyConfig};
+#[cfg(feature = "content")]
+pub use content::{ContentHash, ContentId, ContentStore, NotAnId, canonical_json};
+pub use dedup::{Dedup, DedupConfig, DedupUsage};
 #[cfg(feature = "encrypt")]
 pub use encrypt::{Encrypt, EncryptConfig, EncryptKey, EncryptRule};
+#[cfg(feature = "encrypt")]
+pub use envelope::KeyWrapper;
+pub use evict::{Evict, EvictConfig, EvictPolicy, Hold};
 pub use fallback::{Fallback, FallbackConfig, FallbackOn};
 pub use fault::{Fault, FaultConfig, FaultEffect};
 pub use guard::{Answer, Call, Effect, Failure, Guard, Guarded};
@@ -84,10 +117,15 @@ pub use namespace::{Namespace, NamespaceConfig};
 pub use order::{Misplaced, check_order};
 pub use rate_limit::{RateLimit, RateLimitConfig};
 pub use read_only::{ReadOnly, ReadOnlyConfig};
+pub use repair::Repaired;
+pub use replicated::{ReplicaRepair, Replicated, ReplicatedConfig};
 pub use retry::{Retry, RetryConfig};
+pub use router::{Route, Router, RouterConfig, check_prefix};
+pub use sharded::{Sharded, ShardedConfig};
 pub use size_limit::{SizeLimit, SizeLimitConfig};
-pub use tiered::{Tiered, TieredConfig, TieredFailure, TieredWrite};
+pub use tiered::{Tiered, TieredCoherence, TieredConfig, TieredFailure, TieredWrite};
 pub use timeout::{Timeout, TimeoutConfig};
 pub use trace::{Trace, TraceConfig};
 pub use ttl_clamp::{TtlClamp, TtlClampConfig};
 pub use verify::{Verify, VerifyConfig};
+pub use write_behind::{JournalConfig, JournalDurability, Pending, WriteBehind, WriteBehindConfig};

@@ -1,7 +1,9 @@
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use metrics::{counter, gauge, histogram};
+use metrics::{Key, Label, Level, SharedString, with_recorder};
+use parking_lot::RwLock;
 use persist_core::{BaseStorage, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -21,42 +23,91 @@ pub struct MetricsConfig {}
 /// - `persist_calls_in_flight`, a gauge by `storage`.
 ///
 /// No key and no value is ever a label. A call that is cancelled has the outcome `cancelled`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Metrics;
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// By operation.
+    names: RwLock<HashMap<&'static str, Arc<Names>>>,
+}
+
+/// Where the metrics of one operation come from.
+static ORIGIN: metrics::Metadata<'static> =
+    metrics::Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+/// What the metrics of one operation are called, with their labels.
+#[derive(Debug)]
+struct Names {
+    in_flight: Key,
+    values: Key,
+    seconds: Key,
+    succeeded: Key,
+}
+
+impl Names {
+    fn new(storage: &str, operation: &'static str) -> Self {
+        let storage = Label::new("storage", SharedString::from(Arc::<str>::from(storage)));
+        let both = vec![storage.clone(), Label::new("operation", operation)];
+        let succeeded = [both.as_slice(), &[Label::new("outcome", "ok")]].concat();
+        Self {
+            in_flight: Key::from_parts("persist_calls_in_flight", vec![storage]),
+            values: Key::from_parts("persist_values_total", both.clone()),
+            seconds: Key::from_parts("persist_call_seconds", both),
+            succeeded: Key::from_parts("persist_calls_total", succeeded),
+        }
+    }
+
+    /// The number of calls that ended otherwise.
+    fn ended(&self, outcome: &'static str) -> Key {
+        let labels: Vec<Label> =
+            self.values.labels().cloned().chain([Label::new("outcome", outcome)]).collect();
+        Key::from_parts("persist_calls_total", labels)
+    }
+}
+
+impl Metrics {
+    fn names(&self, call: &Call<'_>) -> Arc<Names> {
+        if let Some(names) = self.names.read().get(call.operation) {
+            return Arc::clone(names);
+        }
+        let names = || Arc::new(Names::new(call.storage.name(), call.operation));
+        Arc::clone(self.names.write().entry(call.operation).or_insert_with(names))
+    }
+}
 
 /// A call that was begun.
 struct Begun {
-    storage: String,
-    operation: &'static str,
+    names: Arc<Names>,
     since: Instant,
     outcome: &'static str,
 }
 
 impl Begun {
-    fn new(call: &Call<'_>) -> Self {
-        let storage = call.storage.name().to_owned();
-        gauge!("persist_calls_in_flight", "storage" => storage.clone()).increment(1.0);
-        counter!("persist_values_total", "storage" => storage.clone(), "operation" => call.operation)
-            .increment(call.items as u64);
-        Self { storage, operation: call.operation, since: Instant::now(), outcome: "cancelled" }
+    fn new(names: Arc<Names>, values: usize) -> Self {
+        with_recorder(|recorder| {
+            recorder.register_gauge(&names.in_flight, &ORIGIN).increment(1.0);
+            recorder.register_counter(&names.values, &ORIGIN).increment(values as u64);
+        });
+        Self { names, since: Instant::now(), outcome: "cancelled" }
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let storage = std::mem::take(&mut self.storage);
-        gauge!("persist_calls_in_flight", "storage" => storage.clone()).decrement(1.0);
-        histogram!("persist_call_seconds", "storage" => storage.clone(), "operation" => self.operation)
-            .record(self.since.elapsed());
-        counter!("persist_calls_total",
-            "storage" => storage, "operation" => self.operation, "outcome" => self.outcome)
-        .increment(1);
+        let took = self.since.elapsed();
+        with_recorder(|recorder| {
+            recorder.register_gauge(&self.names.in_flight, &ORIGIN).decrement(1.0);
+            recorder.register_histogram(&self.names.seconds, &ORIGIN).record(took);
+            let calls = match self.outcome {
+                "ok" => recorder.register_counter(&self.names.succeeded, &ORIGIN),
+                other => recorder.register_counter(&self.names.ended(other), &ORIGIN),
+            };
+            calls.increment(1);
+        });
     }
 }
 
 impl Guard for Metrics {
     async fn around<A: Answer>(&self, call: Call<'_>, next: impl Future<Output = A> + Send) -> A {
-        let mut begun = Begun::new(&call);
+        let mut begun = Begun::new(self.names(&call), call.items);
         let answer = next.await;
         begun.outcome = answer.failure().map_or("ok", |failure| failure.kind.as_str());
         answer
@@ -68,6 +119,6 @@ impl Layer for Metrics {
     type Config = MetricsConfig;
 
     fn wrap(inner: Arc<dyn BaseStorage>, _: MetricsConfig) -> Result<Arc<dyn BaseStorage>> {
-        Ok(Arc::new(Guarded::new(inner, Self)))
+        Ok(Arc::new(Guarded::new(inner, Self::default())))
     }
 }

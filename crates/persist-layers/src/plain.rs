@@ -23,7 +23,6 @@ impl Plain {
     }
 
     /// The length of its buffer in bytes.
-    #[cfg(feature = "compress")]
     pub(crate) fn size(&self) -> u64 {
         self.size
     }

@@ -65,7 +65,8 @@ enum Part {
     Description = 2,
 }
 
-struct Length(usize);
+/// How many bytes HKDF is to give.
+pub(crate) struct Length(pub(crate) usize);
 
 impl KeyType for Length {
     fn len(&self) -> usize {

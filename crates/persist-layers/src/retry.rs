@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::Layer;
+use crate::patience::until;
 use crate::random::Random;
 
 /// The settings of [`Retry`].
@@ -86,17 +87,11 @@ impl Attempts<'_> {
         operation: &'static str,
         next: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        let begun = if self.made == 0 { self.begun } else { Instant::now() };
         self.made += 1;
-        match tokio::time::timeout(self.limit(), next).await {
-            Ok(answer) => answer,
-            Err(_) => Err(self.retry.late(changes, operation)),
-        }
-    }
-
-    /// How long the next attempt may take.
-    fn limit(&self) -> Duration {
-        let left = self.retry.config.deadline.0.saturating_sub(self.begun.elapsed());
-        self.retry.config.attempt_timeout.0.min(left)
+        let RetryConfig { attempt_timeout, deadline, .. } = &self.retry.config;
+        let end = (begun + attempt_timeout.0).min(self.begun + deadline.0);
+        until(end, next).await.unwrap_or_else(|| Err(self.retry.late(changes, operation)))
     }
 
     /// Waits before the next attempt; false if there is none.

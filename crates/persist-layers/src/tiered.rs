@@ -1,23 +1,24 @@
-use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use parking_lot::Mutex;
 use persist_core::{
     BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Flight, Health,
     HealthStatus, HumanDuration, Key, ListOptions, Maintenance, Metadata, Operation, Outcome, Page, Result,
-    SingleFlight, SnapshotSink, SnapshotSummary, Stats, StorageError, StoreItem, StoreOptions, Value,
-    Verification, Watch, snapshot_entries,
+    SnapshotSink, SnapshotSummary, Stats, StorageError, StoreItem, StoreOptions, Value, Verification, Watch,
+    snapshot_entries,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Composite;
+use crate::coherence::Coherence;
 use crate::composite::close_all;
 use crate::copy::Copied;
+use crate::lanes::{Lanes, detached};
+use crate::suspects::Suspects;
 
 /// The settings of [`Tiered`].
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -35,13 +36,21 @@ pub struct TieredConfig {
     /// What becomes of a change when an upper tier fails.
     #[serde(default)]
     pub on_failure: TieredFailure,
+    /// How copies follow what other programs change in the last tier.
+    #[serde(default)]
+    pub coherence: TieredCoherence,
 }
 
 impl TieredConfig {
     /// These tiers, with the defaults.
     pub fn new(tiers: impl IntoIterator<Item = String>) -> Self {
-        let (write, on_failure) = (TieredWrite::default(), TieredFailure::default());
-        Self { tiers: tiers.into_iter().collect(), write, negative_ttl: None, on_failure }
+        Self {
+            tiers: tiers.into_iter().collect(),
+            write: TieredWrite::default(),
+            negative_ttl: None,
+            on_failure: TieredFailure::default(),
+            coherence: TieredCoherence::default(),
+        }
     }
 }
 
@@ -68,6 +77,17 @@ pub enum TieredFailure {
     Bypass,
 }
 
+/// How copies follow what other programs change in the last tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TieredCoherence {
+    /// Not at all: they are believed until they expire.
+    #[default]
+    Expiry,
+    /// The last tier is watched, and what is told removes older copies. While it cannot be watched, no copy is believed.
+    Watch,
+}
+
 /// Several storages as one: the last holds everything, those above it hold copies that are quicker to get.
 ///
 /// A read looks from the top down, and puts what it finds into the tiers above; callers who miss the same key wait for one
@@ -75,7 +95,7 @@ pub enum TieredFailure {
 /// then puts the new value into the upper tiers. Listings, transactions and watches are those of the last tier.
 ///
 /// Within one program every change is seen by everybody at once. What another program changes in the last tier is seen when
-/// the copies have expired: give the upper tiers a short lifetime, or let only one program change things.
+/// the copies have expired, or with `coherence: watch` as soon as the last tier tells of it.
 ///
 /// What was begun below the first tier goes on to its end although its caller has gone. If the outcome of a change is unknown, its key is read from the last tier
 /// alone until another change of it succeeds.
@@ -83,18 +103,19 @@ pub enum TieredFailure {
 pub struct Tiered(Arc<Tiers>);
 
 #[derive(Debug)]
-struct Tiers {
-    descriptor: Descriptor,
+pub(crate) struct Tiers {
+    pub(crate) descriptor: Descriptor,
     /// The quickest first.
-    upper: Vec<Arc<dyn BaseStorage>>,
-    last: Arc<dyn BaseStorage>,
+    pub(crate) upper: Vec<Arc<dyn BaseStorage>>,
+    pub(crate) last: Arc<dyn BaseStorage>,
     config: Policy,
     /// Whoever changes a key, or puts copies of it into tiers, does it alone.
-    lanes: SingleFlight,
-    suspects: Suspects,
+    pub(crate) lanes: Lanes,
+    pub(crate) suspects: Suspects,
+    pub(crate) coherence: Option<Coherence>,
     hits: Vec<AtomicU64>,
     misses: AtomicU64,
-    failures: AtomicU64,
+    pub(crate) failures: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -106,32 +127,6 @@ struct Policy {
 
 /// The first tier has no copy.
 struct Missed;
-
-/// Keys whose copies may not be believed.
-#[derive(Debug, Default)]
-struct Suspects {
-    any: AtomicBool,
-    keys: Mutex<HashSet<Key>>,
-}
-
-impl Suspects {
-    fn has(&self, key: &Key) -> bool {
-        self.any.load(Ordering::Acquire) && self.keys.lock().contains(key)
-    }
-
-    fn add(&self, key: &Key) {
-        self.keys.lock().insert(key.clone());
-        self.any.store(true, Ordering::Release);
-    }
-
-    fn clear(&self, key: &Key) {
-        if self.any.load(Ordering::Acquire) {
-            let mut keys = self.keys.lock();
-            keys.remove(key);
-            self.any.store(!keys.is_empty(), Ordering::Release);
-        }
-    }
-}
 
 impl Tiered {
     /// Some storages as tiers, the quickest first.
@@ -176,31 +171,20 @@ impl Tiered {
             upper,
             last,
             config: policy,
-            lanes: SingleFlight::default(),
+            lanes: Lanes::default(),
             suspects: Suspects::default(),
+            coherence: (config.coherence == TieredCoherence::Watch).then(Coherence::default),
             misses: AtomicU64::new(0),
             failures: AtomicU64::new(0),
         })))
     }
 
-    /// Does a change to its end, whatever becomes of the caller. The lanes of its keys were taken before, so that changes come
-    /// in the order in which they were begun: one whose caller has gone never comes after a later one.
     async fn detached<T, F>(&self, lanes: Vec<Flight>, change: impl FnOnce(Arc<Tiers>) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = Result<T>> + Send + 'static,
     {
-        let change = change(Arc::clone(&self.0));
-        let done = tokio::spawn(async move {
-            let answer = change.await;
-            drop(lanes);
-            answer
-        });
-        let done = done.await;
-        done.unwrap_or_else(|_| {
-            let message = "the change ended without an answer";
-            Err(self.0.descriptor.error(ErrorKind::Internal, "store", message).with_outcome_unknown())
-        })
+        detached(lanes, change(Arc::clone(&self.0))).await
     }
 }
 
@@ -216,9 +200,30 @@ impl Tiers {
         }
     }
 
+    /// Whether a copy of a key is believed.
+    fn believes(self: &Arc<Self>, key: &Key) -> bool {
+        let told = self.coherence.as_ref().is_none_or(|coherence| coherence.is_told(|| Arc::downgrade(self)));
+        told && !self.suspects.has(key)
+    }
+
+    /// The metadata of a copy in the first tier, or what the last one says.
+    async fn metadata(self: &Arc<Self>, key: &Key) -> Result<Option<Metadata>> {
+        if self.believes(key)
+            && let Ok(Some(metadata)) = self.upper[0].metadata(key).await
+            && let Some(found) = Copied::read_metadata(metadata, &self.descriptor)
+        {
+            return Ok(found);
+        }
+        self.last.metadata(key).await
+    }
+
+    fn epoch(&self) -> u64 {
+        self.coherence.as_ref().map_or(0, Coherence::epoch)
+    }
+
     /// What the first tier has.
-    async fn hit(&self, key: &Key) -> Result<Option<Entry>, Missed> {
-        if self.suspects.has(key) {
+    async fn hit(self: &Arc<Self>, key: &Key) -> Result<Option<Entry>, Missed> {
+        if !self.believes(key) {
             return Err(Missed);
         }
         if let Some(found) = self.look(0, key).await {
@@ -229,13 +234,14 @@ impl Tiers {
     }
 
     /// Looks further down than the first tier, alone, and puts what is found into the tiers above.
-    async fn fetch(&self, key: &Key) -> Result<Option<Entry>> {
+    async fn fetch(self: &Arc<Self>, key: &Key) -> Result<Option<Entry>> {
         // Somebody may have put it there, or begun to doubt it, while this one waited.
-        let suspect = self.suspects.has(key);
+        let epoch = self.epoch();
+        let suspect = !self.believes(key);
         for tier in (0..self.upper.len()).take_while(|_| !suspect) {
             if let Some(found) = self.look(tier, key).await {
                 self.hits[tier].fetch_add(1, Ordering::Relaxed);
-                self.put_copies(tier, key, &found).await;
+                self.put_copies(tier, key, &found, epoch).await;
                 return Ok(found.into_entry());
             }
         }
@@ -243,8 +249,10 @@ impl Tiers {
         let found = self.last.retrieve(key).await?;
         if !suspect {
             match (&found, self.config.negative_ttl) {
-                (Some(entry), _) => self.put_copies(self.upper.len(), key, &Copied::of(entry)).await,
-                (None, Some(ttl)) => self.put_copies(self.upper.len(), key, &Copied::absent(ttl)).await,
+                (Some(entry), _) => self.put_copies(self.upper.len(), key, &Copied::of(entry), epoch).await,
+                (None, Some(ttl)) => {
+                    self.put_copies(self.upper.len(), key, &Copied::absent(ttl), epoch).await;
+                }
                 (None, None) => {}
             }
         }
@@ -252,7 +260,8 @@ impl Tiers {
     }
 
     /// Puts a copy into the tiers above this one. A tier that does not take it is without it.
-    async fn put_copies(&self, above: usize, key: &Key, copied: &Copied) {
+    /// What was read before a new watch began may have changed without being told.
+    async fn put_copies(&self, above: usize, key: &Key, copied: &Copied, epoch: u64) {
         for tier in self.upper[..above].iter().filter(|tier| !tier.describe().capabilities().read_only) {
             let Some((value, options)) = copied.item(tier.describe()) else { continue };
             if let Err(error) = tier.store(key, value, options).await {
@@ -263,18 +272,9 @@ impl Tiers {
                 }
             }
         }
-    }
-
-    /// Takes the lanes of some keys, in an order in which nobody waits for somebody who waits for him.
-    async fn enter(&self, keys: impl Iterator<Item = &Key>) -> Vec<Flight> {
-        let mut keys: Vec<&Key> = keys.collect();
-        keys.sort_unstable();
-        keys.dedup();
-        let mut lanes = Vec::with_capacity(keys.len());
-        for key in keys {
-            lanes.push(self.lanes.enter(key).await);
+        if epoch != self.epoch() && self.forget(std::slice::from_ref(key)).await.is_err() {
+            self.suspects.add(key);
         }
-        lanes
     }
 
     /// Removes the copies of some keys.
@@ -320,16 +320,17 @@ impl Tiers {
     }
 
     async fn store(&self, key: Key, value: Value, options: StoreOptions) -> Result<Metadata> {
+        let epoch = self.epoch();
         let stored = self.change(&key, self.last.store(&key, value.clone(), options)).await?;
-        self.fill(&key, value, &stored).await;
+        self.fill(&key, value, &stored, epoch).await;
         Ok(stored)
     }
 
     /// Puts a value that was stored into the upper tiers, if that is wanted.
-    async fn fill(&self, key: &Key, value: Value, stored: &Metadata) {
+    async fn fill(&self, key: &Key, value: Value, stored: &Metadata, epoch: u64) {
         if self.config.write == TieredWrite::Through && !self.suspects.has(key) {
             let entry = Entry::new(value, stored.clone());
-            self.put_copies(self.upper.len(), key, &Copied::of(&entry)).await;
+            self.put_copies(self.upper.len(), key, &Copied::of(&entry), epoch).await;
         }
     }
 
@@ -378,7 +379,7 @@ impl BaseStorage for Tiered {
 
     async fn store(&self, key: &Key, value: Value, options: StoreOptions) -> Result<Metadata> {
         self.0.descriptor.admit_store(key, &value, &options)?;
-        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
+        let (lanes, key) = (self.0.lanes.enter(key).await, key.clone());
         self.detached(lanes, |tiers| async move { tiers.store(key, value, options).await }).await
     }
 
@@ -387,13 +388,17 @@ impl BaseStorage for Tiered {
         if let Ok(found) = self.0.hit(key).await {
             return Ok(found);
         }
-        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
-        self.detached(lanes, |tiers| async move { tiers.fetch(&key).await }).await
+        // Apart, so that a hit does not pay for the room that this takes.
+        Box::pin(async {
+            let (lanes, key) = (self.0.lanes.enter(key).await, key.clone());
+            self.detached(lanes, |tiers| async move { tiers.fetch(&key).await }).await
+        })
+        .await
     }
 
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
         self.0.descriptor.admit_change("delete")?;
-        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
+        let (lanes, key) = (self.0.lanes.enter(key).await, key.clone());
         self.detached(
             lanes,
             |tiers| async move { tiers.change(&key, tiers.last.delete(&key, options)).await },
@@ -408,24 +413,18 @@ impl BaseStorage for Tiered {
 
     /// That of a copy in the first tier, or of the last tier.
     async fn metadata(&self, key: &Key) -> Result<Option<Metadata>> {
-        let tiers = &self.0;
-        tiers.descriptor.admit("metadata")?;
-        if !tiers.suspects.has(key)
-            && let Ok(Some(metadata)) = tiers.upper[0].metadata(key).await
-            && let Some(found) = Copied::read_metadata(metadata, &tiers.descriptor)
-        {
-            return Ok(found);
-        }
-        tiers.last.metadata(key).await
+        self.0.descriptor.admit("metadata")?;
+        self.0.metadata(key).await
     }
 
     async fn contains(&self, key: &Key) -> Result<bool> {
-        Ok(self.metadata(key).await?.is_some())
+        self.0.descriptor.admit("contains")?;
+        Ok(self.0.metadata(key).await?.is_some())
     }
 
     async fn touch(&self, key: &Key, expiry: Expiry) -> Result<Option<Metadata>> {
         self.0.descriptor.admit_change("touch")?;
-        let (lanes, key) = (self.0.enter(std::iter::once(key)).await, key.clone());
+        let (lanes, key) = (self.0.lanes.enter(key).await, key.clone());
         self.detached(lanes, |tiers| async move { tiers.change(&key, tiers.last.touch(&key, expiry)).await })
             .await
     }
@@ -434,7 +433,7 @@ impl BaseStorage for Tiered {
     async fn retrieve_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>> {
         let tiers = &self.0;
         tiers.descriptor.admit("retrieve_range")?;
-        if !tiers.suspects.has(key)
+        if tiers.believes(key)
             && let Some(found) = tiers.look(0, key).await
         {
             tiers.hits[0].fetch_add(1, Ordering::Relaxed);
@@ -447,7 +446,7 @@ impl BaseStorage for Tiered {
         let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
         let answers = match self.0.descriptor.admit_change("store") {
             Ok(()) => {
-                let lanes = self.0.enter(keys.iter()).await;
+                let lanes = self.0.lanes.enter_all(keys.iter()).await;
                 self.detached(lanes, |tiers| async move { tiers.store_many(items).await }).await
             }
             Err(error) => Err(error.with_operation("store")),
@@ -463,7 +462,7 @@ impl BaseStorage for Tiered {
         }
         let copies = tiers.upper[0].retrieve_many(keys).await;
         let copy = |(key, answer): (&Key, Result<Option<Entry>>)| {
-            let entry = answer.ok().flatten().filter(|_| !tiers.suspects.has(key))?;
+            let entry = answer.ok().flatten().filter(|_| tiers.believes(key))?;
             Copied::read(entry, &tiers.descriptor)
         };
         let copies: Vec<Option<Copied>> = keys.iter().zip(copies).map(copy).collect();
@@ -482,7 +481,7 @@ impl BaseStorage for Tiered {
         let named = keys.to_vec();
         let answers = match self.0.descriptor.admit_change("delete") {
             Ok(()) => {
-                let lanes = self.0.enter(keys.iter()).await;
+                let lanes = self.0.lanes.enter_all(keys.iter()).await;
                 self.detached(lanes, |tiers| async move { tiers.delete_many(named).await }).await
             }
             Err(error) => Err(error),
@@ -492,7 +491,7 @@ impl BaseStorage for Tiered {
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         self.0.descriptor.admit_change("transact")?;
-        let lanes = self.0.enter(operations.iter().map(Operation::key)).await;
+        let lanes = self.0.lanes.enter_all(operations.iter().map(Operation::key)).await;
         self.detached(lanes, |tiers| async move { tiers.transact(operations).await }).await
     }
 

@@ -4,7 +4,9 @@ use std::time::Duration;
 use persist_core::{BaseStorage, ErrorKind, HumanDuration, Result, StorageError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
+use crate::patience::until;
 use crate::{Answer, Call, Effect, Guard, Guarded, Layer};
 
 /// The settings of [`Timeout`].
@@ -45,10 +47,8 @@ impl Guard for Timeout {
         if call.effect == Effect::Care {
             return next.await;
         }
-        match tokio::time::timeout(self.after, next).await {
-            Ok(answer) => answer,
-            Err(_) => A::refused(&call, || self.error(&call)),
-        }
+        let answer = until(Instant::now() + self.after, next).await;
+        answer.unwrap_or_else(|| A::refused(&call, || self.error(&call)))
     }
 }
 

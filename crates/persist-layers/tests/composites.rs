@@ -10,10 +10,11 @@ use persist_core::{
     StoreItem, StoreOptions, Value,
 };
 use persist_layers::{
-    Fallback, FallbackOn, ReadOnly, SizeLimit, SizeLimitConfig, Tiered, TieredConfig, TieredFailure,
-    TieredWrite,
+    Fallback, FallbackOn, ReadOnly, SizeLimit, SizeLimitConfig, Tiered, TieredCoherence, TieredConfig,
+    TieredFailure, TieredWrite,
 };
 use persist_testkit::fault::{Fault, FaultStorage};
+use persist_testkit::memory::{MemoryPlace, MemoryStorage};
 use support::{Storage, key, memory, millis};
 
 struct Tiers {
@@ -205,6 +206,59 @@ async fn what_cannot_be_tiers_is_refused() {
         assert_eq!(storage.get("a").await.unwrap(), Some(1));
         assert_eq!(storage.stats().await.unwrap().counters["tier_failures"], 0);
     }
+}
+
+/// One of several programs: a cache of its own over a last tier that all of them use.
+fn program(place: &MemoryPlace, coherence: TieredCoherence) -> (Arc<FaultStorage>, Tiered) {
+    let last = MemoryStorage::builder("main").as_disk().open(place);
+    let last = Arc::new(FaultStorage::new(Arc::new(last)));
+    let config = TieredConfig { coherence, ..TieredConfig::new(Vec::new()) };
+    (last.clone(), Tiered::new("live", vec![memory("hot"), last], &config).unwrap())
+}
+
+/// Asks until it is answered so.
+async fn until<T: PartialEq>(wanted: T, question: impl AsyncFn() -> T) {
+    let patience = std::time::Instant::now();
+    while question().await != wanted {
+        assert!(patience.elapsed() < millis(30_000), "it never was so");
+        tokio::time::sleep(millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn copies_follow_what_another_program_changes() {
+    let place = MemoryPlace::new();
+    let (_, one) = program(&place, TieredCoherence::Watch);
+    let (_, other) = program(&place, TieredCoherence::Watch);
+    let (_, deaf) = program(&place, TieredCoherence::Expiry);
+    let hits = async || one.stats().await.unwrap().counters["tier_hits"];
+    other.put("a", &1).await.unwrap();
+    assert_eq!(deaf.get("a").await.unwrap(), Some(1));
+    // As soon as it is told of changes it believes its copies.
+    until(true, async || one.get("a").await.unwrap() == Some(1) && hits().await > 0).await;
+    other.put("a", &2).await.unwrap();
+    until(Some(2), async || one.get("a").await.unwrap()).await;
+    other.remove("a").await.unwrap();
+    until(None, async || one.get::<u8>("a").await.unwrap()).await;
+    // What it changes itself is seen at once, and read from its copy.
+    one.put("b", &3).await.unwrap();
+    let before = hits().await;
+    assert_eq!(one.get("b").await.unwrap(), Some(3));
+    assert_eq!(hits().await, before + 1);
+    assert_eq!(deaf.get("a").await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn while_nothing_is_told_no_copy_is_believed() {
+    let place = MemoryPlace::new();
+    let (last, one) = program(&place, TieredCoherence::Watch);
+    let (_, other) = program(&place, TieredCoherence::Watch);
+    last.arm(Fault::fail(ErrorKind::Unavailable).on("watch"));
+    for number in 0..10 {
+        other.put("a", &number).await.unwrap();
+        assert_eq!(one.get("a").await.unwrap(), Some(number));
+    }
+    assert_eq!(one.stats().await.unwrap().counters["tier_hits"], 0);
 }
 
 fn fallback(on: &[FallbackOn]) -> (Arc<FaultStorage>, Arc<FaultStorage>, Fallback) {

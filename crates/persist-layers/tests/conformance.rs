@@ -9,15 +9,19 @@ use persist_core::{
     BaseStorage, ByteSize, DeleteOptions, HumanDuration, Key, ManualClock, Result, async_trait,
 };
 use persist_layers::{
-    CircuitBreaker, CircuitBreakerConfig, Concurrency, ConcurrencyConfig, Fallback, FallbackOn, Fault,
-    FaultConfig, Guarded, Namespace, NamespaceConfig, RateLimit, RateLimitConfig, ReadOnly, Retry,
-    RetryConfig, SizeLimit, SizeLimitConfig, Tiered, TieredConfig, TieredWrite, Timeout, Trace, TraceConfig,
-    TtlClamp, TtlClampConfig, Verify, VerifyConfig,
+    CircuitBreaker, CircuitBreakerConfig, Concurrency, ConcurrencyConfig, Dedup, DedupConfig, Evict,
+    EvictConfig, Fallback, FallbackOn, Fault, FaultConfig, Guarded, Namespace, NamespaceConfig, RateLimit,
+    RateLimitConfig, ReadOnly, Retry, RetryConfig, SizeLimit, SizeLimitConfig, Tiered, TieredCoherence,
+    TieredConfig, TieredWrite, Timeout, Trace, TraceConfig, TtlClamp, TtlClampConfig, Verify, VerifyConfig,
+    WriteBehind, WriteBehindConfig,
 };
 use persist_testkit::conformance::{main as run, trials};
 use persist_testkit::memory::{MemoryBuilder, MemoryPlace, MemoryStorage};
 use persist_testkit::{Harness, Variant};
 use support::{Layered, Storage};
+
+#[cfg(feature = "encrypt")]
+const LONGER_BELOW: &str = "a key of 1024 bytes is too long when it is encrypted";
 
 const SHORTER_KEYS: &str = "a key may have 1024 bytes less the namespace";
 
@@ -103,7 +107,7 @@ fn tracing() -> Layered {
 
 #[cfg(feature = "metrics")]
 fn metrics() -> Layered {
-    Layered::new(|storage| Arc::new(Guarded::new(storage, persist_layers::Metrics)))
+    Layered::new(|storage| Arc::new(Guarded::new(storage, persist_layers::Metrics::default())))
 }
 
 #[cfg(any(feature = "compress", feature = "encrypt"))]
@@ -126,11 +130,36 @@ fn encrypt() -> Layered {
     use persist_layers::{Encrypt, EncryptConfig, EncryptKey};
     let config = || EncryptConfig {
         keys: vec![EncryptKey { id: "k".to_owned(), secret: persist_core::Secret::new("0b".repeat(32)) }],
-        rules: Vec::new(),
-        allow_plaintext: false,
-        rotate: false,
+        ..EncryptConfig::default()
     };
     Layered::new(move |storage| Arc::new(Encrypt::new(storage, config()).expect("a key"))).skipping(BELOW)
+}
+
+/// Keys are encrypted too, so they are longer below.
+#[cfg(feature = "encrypt")]
+fn encrypt_names() -> Layered {
+    use persist_layers::{Encrypt, EncryptConfig, EncryptKey};
+    let config = || EncryptConfig {
+        keys: vec![EncryptKey { id: "k".to_owned(), secret: persist_core::Secret::new("0b".repeat(32)) }],
+        key_names: Some("k".to_owned()),
+        ..EncryptConfig::default()
+    };
+    Layered::new(move |storage| Arc::new(Encrypt::new(storage, config()).expect("a key"))).skipping(&[
+        ("C032", LONGER_BELOW),
+        ("C033", LONGER_BELOW),
+        ("C034", LONGER_BELOW),
+        ("C035", LONGER_BELOW),
+        ("C165", LONGER_BELOW),
+        ("C145", "what lies below is not called as it is here"),
+        ("C146", "what lies below is not called as it is here"),
+        ("C147", "what lies below is not called as it is here"),
+        ("C184", "a snapshot holds what lies below the layer"),
+        ("C186", "a snapshot holds what lies below the layer"),
+        ("C187", "a snapshot holds what lies below the layer"),
+        ("C188", "what lies below is not called as it is here"),
+        ("C189", "a snapshot holds what lies below the layer"),
+        ("C190", LONGER_BELOW),
+    ])
 }
 
 /// A storage that fails every fifth time, and a layer that hides it.
@@ -145,6 +174,49 @@ fn retry() -> Layered {
         let fault = Fault::new(FaultConfig { seed: Some(5), ..FaultConfig::new(0.2) });
         Arc::new(Retry::new(Arc::new(Guarded::new(storage, fault)), config()))
     })
+}
+
+/// Every value lies in chunks that may.
+fn dedup() -> Layered {
+    let grace = HumanDuration(Duration::from_secs(60));
+    let config = move || DedupConfig { min_size: ByteSize(256), chunk: ByteSize(1024), grace };
+    Layered::new(move |storage| Arc::new(Dedup::new(storage, &config()).expect("good settings"))).skipping(&[
+        ("C184", "a snapshot holds what lies below the layer"),
+        ("C186", "a snapshot holds what lies below the layer"),
+        ("C187", "a snapshot holds what lies below the layer"),
+        ("C189", "a snapshot holds what lies below the layer"),
+        ("C190", "a snapshot holds what lies below the layer"),
+    ])
+}
+
+fn evict() -> Layered {
+    Layered::variants(
+        |variant| matches!(variant, Variant::Small),
+        |storage, variant| {
+            let bytes = if variant == Some(Variant::Small) { 110 * 1024 } else { 1 << 30 };
+            Arc::new(Evict::new(storage, EvictConfig::new(bytes)).expect("a budget"))
+        },
+    )
+}
+
+/// Changes wait a moment. What is down or damaged below is seen when nothing waits.
+fn write_behind() -> Layered {
+    let config = || WriteBehindConfig {
+        delay: HumanDuration(Duration::from_millis(2)),
+        ..WriteBehindConfig::default()
+    };
+    Layered::new(move |storage| Arc::new(WriteBehind::new(storage, config()).expect("good settings")))
+        .alone()
+        .flushed()
+        .skipping(&[
+            ("C142", "changes are taken while the storage below is away, which is what the layer is for"),
+            ("C179", "what waits is in memory, the whole of it as quickly as a part"),
+            ("C171", "what was written below stays there, whatever became of the rest"),
+            ("C184", "a snapshot holds what lies below the layer"),
+            ("C186", "a snapshot holds what lies below the layer"),
+            ("C187", "a snapshot holds what lies below the layer"),
+            ("C189", "a snapshot holds what lies below the layer"),
+        ])
 }
 
 /// Memory over memory: a copy above, everything below.
@@ -187,12 +259,8 @@ impl Harness for Composed {
     }
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Storage>> {
-        Ok(match variant {
-            Variant::DefaultTtl(lifetime) => Some(self.open_with(|builder| builder.default_ttl(lifetime))),
-            Variant::MaxValueBytes(bytes) => Some(self.open_with(|builder| builder.max_value_bytes(bytes))),
-            Variant::ReadOnly => Some(self.open_with(MemoryBuilder::read_only)),
-            Variant::Small => None,
-        })
+        let adjust = |builder: MemoryBuilder| builder.variant(variant).expect("not the small one");
+        Ok((variant != Variant::Small).then(|| self.open_with(adjust)))
     }
 
     fn clock(&self) -> Option<Arc<ManualClock>> {
@@ -257,10 +325,23 @@ fn main() -> std::process::ExitCode {
         all.extend(trials("lz4", || compress(persist_layers::Codec::Lz4)));
     }
     #[cfg(feature = "encrypt")]
-    all.extend(trials("encrypt", encrypt));
+    {
+        all.extend(trials("encrypt", encrypt));
+        all.extend(trials("encrypt_names", encrypt_names));
+    }
+    all.extend(trials("dedup", dedup));
+    all.extend(trials("evict", evict));
+    all.extend(trials("write_behind", write_behind));
     all.extend(trials("tiered", || tiered(TieredWrite::Through, None)));
     all.extend(trials("tiered_around", || {
         tiered(TieredWrite::Around, Some(HumanDuration(Duration::from_secs(3600))))
+    }));
+    all.extend(trials("tiered_watch", || {
+        let coherence = TieredCoherence::Watch;
+        let config = TieredConfig { coherence, ..TieredConfig::new(Vec::new()) };
+        Composed::new(move |upper, lower| {
+            Arc::new(Tiered::new("whole", vec![upper, lower], &config).expect("two tiers"))
+        })
     }));
     all.extend(trials("fallback", fallback));
     run(all)

@@ -26,7 +26,7 @@ fn encrypt_key(id: &str, hex: &str) -> EncryptKey {
 
 fn encrypt(keys: &[(&str, &str)]) -> EncryptConfig {
     let keys = keys.iter().map(|(id, hex)| encrypt_key(id, hex)).collect();
-    EncryptConfig { keys, rules: Vec::new(), allow_plaintext: false, rotate: false }
+    EncryptConfig { keys, ..EncryptConfig::default() }
 }
 
 fn memory(name: &str, place: &MemoryPlace) -> Storage {
@@ -310,4 +310,57 @@ async fn the_limit_is_that_of_the_plain_value() {
         let error = storage.store(&key("a"), value(most + 1), StoreOptions::new()).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::TooLarge, "{limit}");
     }
+}
+
+/// What `zstd --train` made of records like this one.
+fn record(number: u32) -> Value {
+    let name = format!("user{:05}", number * 7919 % 100_000);
+    let record = serde_json::json!({
+        "id": number * 104_729, "user": name, "email": format!("{name}@example.org"), "active": number.is_multiple_of(2),
+        "roles": ["viewer", "billing"], "created_at": format!("2026-{:02}-11T07:00:00Z", number % 12 + 1)
+    });
+    Value::json(&record).unwrap()
+}
+
+#[tokio::test]
+async fn a_dictionary_makes_small_records_small_and_is_found_by_its_id() {
+    let base = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data"));
+    let (place, bare) = (MemoryPlace::new(), MemoryPlace::new());
+    let config = CompressConfig { threshold: ByteSize(1), ..CompressConfig::default() };
+    let trained = CompressConfig { dictionaries: vec!["records.dict".into()], ..config.clone() };
+    let storage = Compress::open(memory("m", &place), trained.clone(), base).unwrap();
+    let without = Compress::new(memory("m", &bare), config.clone());
+    let (mut with_dictionary, mut alone) = (0, 0);
+    for number in 0..50 {
+        let name = key(&format!("k{number}"));
+        storage.store(&name, record(number), StoreOptions::new()).await.unwrap();
+        without.store(&name, record(number), StoreOptions::new()).await.unwrap();
+        with_dictionary += place.peek(&name).unwrap().metadata.size;
+        alone += bare.peek(&name).unwrap().metadata.size;
+        assert_eq!(storage.retrieve(&name).await.unwrap().unwrap().value, record(number));
+    }
+    assert!(with_dictionary * 3 < alone * 2, "{with_dictionary} bytes with, {alone} without");
+    let note = place.peek(&key("k0")).unwrap().metadata.encodings.remove(0);
+    assert!(note.starts_with("persist-compress/1 zstd:"), "{note}");
+    // Without the dictionary the metadata are there, and the value is not.
+    let untrained = Compress::new(memory("m", &place), config);
+    assert_eq!(untrained.metadata(&key("k0")).await.unwrap().unwrap().size, record(0).size());
+    let error = untrained.retrieve(&key("k0")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AccessDenied);
+    // It reads what was stored without it, and damage is found.
+    let both = Compress::open(memory("m", &bare), trained.clone(), base).unwrap();
+    assert_eq!(both.retrieve(&key("k7")).await.unwrap().unwrap().value, record(7));
+    for (twice, why) in [
+        ("records.dict", "two dictionaries"),
+        ("../encoded.rs", "zstd --train"),
+        ("none", "cannot be opened"),
+    ] {
+        let config =
+            CompressConfig { dictionaries: vec!["records.dict".into(), twice.into()], ..trained.clone() };
+        let error = Compress::open(memory("m", &place), config, base).unwrap_err();
+        assert!(error.kind() == ErrorKind::InvalidConfig && error.message().contains(why), "{error}");
+    }
+    assert!(
+        Compress::check(&CompressConfig { codec: Codec::Lz4, ..trained }).unwrap_err().contains("for zstd")
+    );
 }

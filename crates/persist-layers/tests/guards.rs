@@ -257,7 +257,7 @@ mod measured {
     fn calls_values_and_failures_are_counted_by_storage_and_operation() {
         let (book, below) = (Book::default(), faulty());
         let seen = book.0.clone();
-        let storage = Guarded::new(below.clone(), Metrics);
+        let storage = Guarded::new(below.clone(), Metrics::default());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         metrics::with_local_recorder(&book, || {
             runtime.block_on(async {

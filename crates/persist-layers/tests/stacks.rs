@@ -55,10 +55,7 @@ fn wrap(name: &str, inner: Storage) -> Storage {
         }
         "encrypt" => {
             let keys = vec![EncryptKey { id: "k".to_owned(), secret: Secret::new("c3".repeat(32)) }];
-            Encrypt::wrap(
-                inner,
-                EncryptConfig { keys, rules: Vec::new(), allow_plaintext: false, rotate: false },
-            )
+            Encrypt::wrap(inner, EncryptConfig { keys, ..EncryptConfig::default() })
         }
         // Hides that what lies below it fails every tenth time.
         "retry" => {

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use persist_core::{BaseStorage, Result};
+use persist_core::{BaseStorage, OpenContext, Result, async_trait};
 use persist_layers::{Layer, check_order};
 use schemars::{Schema, SchemaGenerator};
 use serde::Deserialize;
@@ -49,7 +49,9 @@ built_in! {
     "circuit_breaker" persist_layers::CircuitBreaker;
     #["compress"] "compress" persist_layers::Compress;
     "concurrency" persist_layers::Concurrency;
+    "dedup" persist_layers::Dedup;
     #["encrypt"] "encrypt" persist_layers::Encrypt;
+    "evict" persist_layers::Evict;
     "fault" persist_layers::Fault;
     #["metrics"] "metrics" persist_layers::Metrics;
     "namespace" persist_layers::Namespace;
@@ -61,6 +63,7 @@ built_in! {
     "tracing" persist_layers::Trace;
     "ttl_clamp" persist_layers::TtlClamp;
     "verify" persist_layers::Verify;
+    "write_behind" persist_layers::WriteBehind;
 }
 
 /// Which layers a configuration may name, and what serves each.
@@ -177,8 +180,16 @@ impl Layers {
     ///
     /// # Errors
     /// Why one of them cannot stand over it.
-    pub(crate) fn wrap(self, storage: Arc<dyn BaseStorage>) -> Result<Arc<dyn BaseStorage>> {
-        self.0.into_iter().rev().try_fold(storage, |inner, layer| layer.settings.wrap(inner))
+    pub(crate) async fn wrap(
+        self,
+        storage: Arc<dyn BaseStorage>,
+        context: &OpenContext,
+    ) -> Result<Arc<dyn BaseStorage>> {
+        let mut storage = storage;
+        for layer in self.0.into_iter().rev() {
+            storage = layer.settings.wrap(storage, context).await?;
+        }
+        Ok(storage)
     }
 
     /// Those that a restore goes through.
@@ -216,8 +227,13 @@ pub(crate) trait LayerKind: Send + Sync {
 }
 
 /// Settings of a layer that were read and checked.
+#[async_trait]
 pub(crate) trait LayerSettings: Send {
-    fn wrap(self: Box<Self>, inner: Arc<dyn BaseStorage>) -> Result<Arc<dyn BaseStorage>>;
+    async fn wrap(
+        self: Box<Self>,
+        inner: Arc<dyn BaseStorage>,
+        context: &OpenContext,
+    ) -> Result<Arc<dyn BaseStorage>>;
 
     fn show(&self) -> Result<Value, serde_json::Error>;
 }
@@ -243,9 +259,14 @@ impl<L: Layer> LayerKind for LayerKindOf<L> {
 
 struct LayerSettingsOf<L: Layer>(L::Config);
 
+#[async_trait]
 impl<L: Layer> LayerSettings for LayerSettingsOf<L> {
-    fn wrap(self: Box<Self>, inner: Arc<dyn BaseStorage>) -> Result<Arc<dyn BaseStorage>> {
-        L::wrap(inner, self.0)
+    async fn wrap(
+        self: Box<Self>,
+        inner: Arc<dyn BaseStorage>,
+        context: &OpenContext,
+    ) -> Result<Arc<dyn BaseStorage>> {
+        L::open(inner, self.0, context).await
     }
 
     fn show(&self) -> Result<Value, serde_json::Error> {

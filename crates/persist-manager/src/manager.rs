@@ -5,13 +5,12 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use persist_backup::Snapshot;
 use persist_core::{
-    BaseStorage, DeleteOptions, Entry, ErrorKind, Expiry, Health, IntoKey, Key, ListOptions, Maintenance,
-    Metadata, Operation, Outcome, Page, Result, Stats, StorageError, StoreItem, StoreOptions, Value,
-    Verification,
+    BaseStorage, DeleteOptions, Entry, ErrorKind, Expiry, Failures, Health, IntoKey, Key, ListOptions,
+    Maintenance, Metadata, Operation, Outcome, Page, Result, Stats, StorageError, StoreItem, StoreOptions,
+    Value, Verification,
 };
 
 use crate::backups::Backups;
-use crate::failures::Failures;
 use crate::nearest::{listed, nearest};
 use crate::upkeep::Upkeep;
 use crate::{LoadOptions, Plan, Router};

@@ -257,7 +257,7 @@ impl Plan {
         let (Layered { settings, layers }, _) = self.take_settings(name, "open")?;
         let place = |error: StorageError| error.with_operation("open").with_storage(name);
         let below = settings.open(name, members, &self.context).await.map_err(place)?;
-        let storage = wrap(below, layers).await.map_err(place)?;
+        let storage = wrap(below, layers, &self.context).await.map_err(place)?;
         if storage.describe().name() != name {
             let message = "the backend gave the storage another name; it must keep the one it is given";
             let error = StorageError::new(ErrorKind::InvalidConfig, message);
@@ -300,7 +300,8 @@ impl Plan {
         if layers.is_empty() {
             return settings.restore(name, &self.context, source).await;
         }
-        let storage = wrap(settings.open(name, Vec::new(), &self.context).await?, layers).await?;
+        let storage =
+            wrap(settings.open(name, Vec::new(), &self.context).await?, layers, &self.context).await?;
         let restored = restore_entries(storage.as_ref(), source).await;
         storage.close().await.and(restored)
     }
@@ -352,8 +353,12 @@ impl Plan {
 }
 
 /// Puts layers over a storage that was opened, or closes it again.
-async fn wrap(below: Arc<dyn BaseStorage>, layers: Layers) -> Result<Arc<dyn BaseStorage>> {
-    match layers.wrap(Arc::clone(&below)) {
+async fn wrap(
+    below: Arc<dyn BaseStorage>,
+    layers: Layers,
+    context: &OpenContext,
+) -> Result<Arc<dyn BaseStorage>> {
+    match layers.wrap(Arc::clone(&below), context).await {
         Ok(storage) => Ok(storage),
         // Why it cannot be used counts for more than what the closing met.
         Err(error) => below.close().await.and(Err(error.with_operation("open"))),

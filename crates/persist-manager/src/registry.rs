@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use persist_core::{
     Backend, BaseStorage, ErrorKind, OpenContext, Restored, Result, SnapshotSource, StorageError,
 };
-use persist_layers::{Composite, Fallback, Layer, Tiered};
+use persist_layers::{Composite, Fallback, Layer, Replicated, Router, Sharded, Tiered};
 use schemars::{Schema, SchemaGenerator};
 use serde::Deserialize;
 
@@ -38,7 +38,11 @@ macro_rules! built_in {
             /// Every backend, every composite and every layer that is compiled in.
             fn default() -> Self {
                 let mut registry = Self { layers: LayerRegistry::default(), ..Self::new() };
-                registry.register_composite::<Fallback>().register_composite::<Tiered>();
+                registry.register_composite::<Fallback>();
+                registry.register_composite::<Replicated>();
+                registry.register_composite::<Router>();
+                registry.register_composite::<Sharded>();
+                registry.register_composite::<Tiered>();
                 $(
                     #[cfg(feature = $feature)]
                     registry.register::<$backend>();

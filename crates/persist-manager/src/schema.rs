@@ -3,8 +3,9 @@ use serde_json::{Map, Value, json};
 
 use crate::layers::LAYERS;
 use crate::registry::Kind;
-use crate::sections::{Maintenance, ROOT, Route};
+use crate::sections::{Maintenance, ROOT};
 use crate::{BackupPlan, Registry};
+use persist_layers::Route;
 
 /// The JSON Schema (draft 2020-12) of the configurations that a registry can read.
 pub(crate) fn schema(registry: &Registry) -> Value {

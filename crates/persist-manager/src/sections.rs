@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use persist_core::HumanDuration;
+use persist_layers::{Route, check_prefix};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -17,16 +18,6 @@ pub(crate) const SECTIONS: [&str; 6] =
 
 /// The key that holds them all.
 pub(crate) const ROOT: &str = "persistence";
-
-/// Keys with one prefix live in one storage.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Route {
-    /// What the keys begin with, literally.
-    pub(crate) prefix: String,
-    /// The name of the storage they live in.
-    pub(crate) storage: String,
-}
 
 /// What is done in the background.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -182,7 +173,7 @@ impl Sections {
     fn check_prefixes(&self, errors: &mut Vec<ConfigError>) {
         for (index, (route, place)) in self.routes.iter().enumerate() {
             let before = self.routes[..index].iter().map(|(earlier, _)| earlier.prefix.as_str());
-            if let Err(message) = crate::router::check_prefix(&route.prefix, before) {
+            if let Err(message) = check_prefix(&route.prefix, before) {
                 errors.push(ConfigError::new(place, message).under(&format!("[{index}]")).under("routes"));
             }
         }

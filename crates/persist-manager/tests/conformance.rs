@@ -51,13 +51,10 @@ impl Harness for Routed {
     }
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Arc<dyn BaseStorage>>> {
-        let opened = match variant {
-            Variant::DefaultTtl(lifetime) => self.open_with(|builder| builder.default_ttl(lifetime)),
-            Variant::MaxValueBytes(bytes) => self.open_with(|builder| builder.max_value_bytes(bytes)),
-            Variant::ReadOnly => self.open_with(MemoryBuilder::read_only),
-            Variant::Small => return Ok(None),
-        };
-        opened.map(Some)
+        if variant == Variant::Small {
+            return Ok(None);
+        }
+        self.open_with(|builder| builder.variant(variant).expect("not the small one")).map(Some)
     }
 
     fn clock(&self) -> Option<Arc<ManualClock>> {

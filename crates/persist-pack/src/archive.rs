@@ -1,14 +1,13 @@
 //! A sealed pack as a file of its own: what is in it, whether it is whole, and getting things out of it.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-use persist_core::{Entry, ErrorKind, Key, Problem, Result, StorageError};
+use persist_core::{Entry, ErrorKind, Key, Problem, Result, StorageError, escape};
 
 use crate::fault::{Fault, system_of};
 use crate::manifest::Item;
@@ -51,6 +50,37 @@ pub struct Verified {
     pub signed_by: Option<PublicKey>,
     /// What is wrong; empty: nothing is.
     pub problems: Vec<Problem>,
+}
+
+/// Which keys are extracted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Selection {
+    /// All of them.
+    #[default]
+    All,
+    /// Those that begin with a text.
+    Prefix(String),
+    /// A single one.
+    Entry(Key),
+}
+
+impl Selection {
+    fn holds(&self, key: &Key) -> bool {
+        match self {
+            Self::All => true,
+            Self::Prefix(prefix) => key.starts_with(prefix),
+            Self::Entry(entry) => entry == key,
+        }
+    }
+
+    /// What is said if there is no such key; `None`: an empty pack has all of its keys.
+    fn missing(&self) -> Option<String> {
+        match self {
+            Self::All => None,
+            Self::Prefix(prefix) => Some(format!("no key begins with {}", escape(prefix))),
+            Self::Entry(entry) => Some(format!("there is no key {}", escape(entry))),
+        }
+    }
 }
 
 /// What an extraction wrote.
@@ -222,46 +252,47 @@ impl Archive {
     /// `Corruption` for a signature that is missing or not valid. What else is damaged is in the answer.
     pub fn verify(&self, key: Option<&PublicKey>, step: impl Fn(u64) + Sync) -> Result<Verified> {
         let signed_by = self.check_signature(key)?;
-        let mut known = Vec::new();
+        let (mut checked, mut bytes, mut single, mut all) = (0, 0, Vec::new(), Vec::new());
         let mut problems = Vec::new();
-        let walked = self.state.walk("", false, |_, entry| {
-            if !entry.is_tombstone {
-                known.push(entry.key);
+        let walked = self.state.walk("", false, |_, known| {
+            if !known.is_tombstone {
+                checked += 1;
+                bytes += known.size;
+                all.push(known.key.clone());
+                if known.is_reference {
+                    single.push(known.key);
+                }
             }
             Ok(true)
         });
         if let Err(wrong) = walked {
-            problems.push(self.fault(wrong).into());
+            problems.push(Problem::from(self.fault(wrong)));
         }
-        let bytes = AtomicU64::new(0);
-        let bad = Mutex::new(Vec::new());
-        let portions: Vec<&[Key]> = known.chunks(PORTION).collect();
-        in_parallel(&portions, |portion| {
-            for key in *portion {
-                match self.read(key) {
-                    Ok(Some(entry)) => {
-                        bytes.fetch_add(entry.metadata.size, Ordering::Relaxed);
-                        step(entry.metadata.size);
-                    }
-                    Ok(None) => {
-                        bad.lock().push(corrupt(&self.path, "a key was there and is not").with_key(key));
-                    }
-                    Err(error) => bad.lock().push(error),
-                }
-            }
-        });
-        let mut bad = bad.into_inner();
-        bad.sort_by(|one, other| one.key().cmp(&other.key()));
-        let told: Vec<Option<Key>> = bad.iter().map(|error| error.key().cloned()).collect();
-        problems.extend(bad.into_iter().map(Problem::from));
-        for (key, what) in structure::problems(&self.pack) {
-            if key.is_none() || !told.contains(&key) {
+        let inspection = structure::inspect(&self.pack, &step);
+        let asked = if inspection.is_broken { &all } else { &single };
+        problems.extend(self.value_problems(asked));
+        let told: HashSet<Key> = problems.iter().filter_map(|problem| problem.key.clone()).collect();
+        for (key, what) in inspection.findings {
+            if key.as_ref().is_none_or(|key| !told.contains(key)) {
                 let error = StorageError::new(ErrorKind::Corruption, what);
                 problems.push(key.iter().fold(error, |error, key| error.with_key(key)).into());
             }
         }
-        let (checked, bytes) = (known.len() as u64, bytes.into_inner());
         Ok(Verified { checked, bytes, root: self.root(), signed_by, problems })
+    }
+
+    /// Reads values by their keys, which were there a moment ago.
+    fn value_problems(&self, keys: &[Key]) -> Vec<Problem> {
+        let portions: Vec<&[Key]> = keys.chunks(PORTION).collect();
+        let parts = in_parallel(&portions, |portion| {
+            let damaged = portion.iter().filter_map(|key| match self.read(key) {
+                Ok(Some(_)) => None,
+                Ok(None) => Some(corrupt(&self.path, "a key was there and is not").with_key(key)),
+                Err(error) => Some(error),
+            });
+            damaged.map(Problem::from).collect::<Vec<_>>()
+        });
+        parts.into_iter().flatten().collect()
     }
 
     /// The proof that a key is in the pack; `None`: it is not.
@@ -281,14 +312,21 @@ impl Archive {
         Ok(items.get(index).and_then(|(_, item)| Proof::of(item.clone(), index, &leaves)))
     }
 
-    /// Writes every value into a folder that is made for it, or empty: whole or not at all. Nothing is written outside
-    /// of it: names come from the keys, never from the pack, and what cannot be a name of a file everywhere gets an
-    /// escaped one. `limit`: the most bytes that may be written.
+    /// Writes the values of some keys into a folder that is made for it, or empty: whole or not at all.
+    /// Nothing is written outside of it: names come from the keys, never from the pack, and what cannot be a name of a
+    /// file everywhere gets an escaped one; a key has the same name whatever else is extracted with it. `limit`: the most
+    /// bytes that may be written.
     ///
     /// # Errors
-    /// `Corruption`, then nothing is written; `TooLarge` over the limit; `Conflict` if the folder is not empty; what the
-    /// disk says.
-    pub fn extract(&self, to: &Path, limit: u64, step: impl Fn(u64)) -> Result<Extracted> {
+    /// `Corruption`, then nothing is written; `NotFound` if there is no such key; `TooLarge` over the limit; `Conflict` if
+    /// the folder is not empty; what the disk says.
+    pub fn extract(
+        &self,
+        selection: &Selection,
+        to: &Path,
+        limit: u64,
+        step: impl Fn(u64),
+    ) -> Result<Extracted> {
         let fail = |what: &str, error| system_of(&format!("cannot {what} {}", to.display()), error);
         match fs::read_dir(to) {
             Ok(mut inside) => {
@@ -300,7 +338,13 @@ impl Archive {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(fail("read", error)),
         }
-        let total: u64 = self.items()?.iter().map(|(_, item)| item.size).fold(0, u64::saturating_add);
+        let items = self.items()?;
+        let wanted = || items.iter().filter(|(key, _)| selection.holds(key));
+        if let (None, Some(missing)) = (wanted().next(), selection.missing()) {
+            let message = format!("{}: {missing}; list its keys first", self.path.display());
+            return Err(StorageError::new(ErrorKind::NotFound, message));
+        }
+        let total: u64 = wanted().map(|(_, item)| item.size).fold(0, u64::saturating_add);
         if total > limit {
             let message = format!(
                 "{total} bytes would be written, and {limit} may be; raise the limit if you trust the pack"
@@ -317,7 +361,7 @@ impl Archive {
             )
         })?;
         let result = self
-            .write_all(&staging, &step)
+            .write_all(&items, selection, &staging, &step)
             .and_then(|done| fs::rename(&staging, to).map_err(|error| fail("make", error)).map(|()| done));
         if result.is_err() {
             // What is left has a name that says what it is.
@@ -326,17 +370,23 @@ impl Archive {
         result
     }
 
-    fn write_all(&self, folder: &Path, step: &impl Fn(u64)) -> Result<Extracted> {
+    fn write_all(
+        &self,
+        items: &[(Key, Item)],
+        selection: &Selection,
+        folder: &Path,
+        step: &impl Fn(u64),
+    ) -> Result<Extracted> {
         let mut done = Extracted::default();
         let mut names = Names::default();
-        let mut keys = Vec::new();
-        self.each(|key, _| {
-            keys.push(key);
-            Ok(())
-        })?;
-        for key in &keys {
+        for (key, item) in items {
+            // Of all keys: what is extracted before says nothing of the name that a key has.
+            let kind = item.kind.parse().map_err(|_| corrupt(&self.path, "a value has an unknown kind"))?;
+            let name = names.take(key, kind);
+            if !selection.holds(key) {
+                continue;
+            }
             let Some(entry) = self.read(key)? else { continue };
-            let name = names.take(key, entry.metadata.kind);
             done.escaped += u64::from(name.starts_with(".persist/"));
             let written = write_file(&folder.join(&name), &entry);
             done.bytes += written.map_err(|error| {

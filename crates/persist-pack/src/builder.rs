@@ -14,7 +14,7 @@ use crate::map::map;
 use crate::merkle::Hash;
 use crate::name::Names;
 use crate::note::{About, Role};
-use crate::record::{Place, encode_head, parse_head};
+use crate::record::{Place, encode_head};
 use crate::signature::SigningKey;
 use crate::tail::{Extras, Tail};
 
@@ -139,8 +139,7 @@ impl PackBuilder {
         let note = payload.note(Role::Value, About::Entry(key.clone(), metadata));
         let place = Place { salt: self.pack.salt, at: self.at };
         let mut head = Vec::with_capacity(256);
-        let len = encode_head(&mut head, place, &name, &note, &payload)
-            .and_then(|()| parse_head(&head, place))
+        let len = encode_head(&mut head, place, name, note, &payload)
             .map_err(|wrong| StorageError::new(ErrorKind::InvalidValue, wrong.0).with_key(key))?
             .record_len();
         self.put(&head)?;

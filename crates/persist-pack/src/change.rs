@@ -1,6 +1,6 @@
 //! What a caller asks of the writer, prepared as far as that needs no pack: hashed and packed.
 
-use persist_core::{Condition, Descriptor, Expiry, Key, Metadata, Operation, StoreItem};
+use persist_core::{Condition, Descriptor, Expiry, Key, Metadata, Operation, StoreItem, writing};
 
 use crate::codec::Payload;
 use crate::config::Compression;
@@ -48,8 +48,21 @@ impl Step {
         }
     }
 
-    /// The key concerned.
-    pub(crate) fn key(&self) -> &Key {
+    /// What must hold.
+    pub(crate) fn condition(&self) -> Condition {
+        match self {
+            Self::Put(draft) => draft.condition,
+            Self::Delete { condition, .. } | Self::Check { condition, .. } => *condition,
+            Self::Touch { .. } | Self::Sweep { .. } => Condition::None,
+        }
+    }
+}
+
+/// Steps that one caller asked for with one call.
+pub(crate) type Change = writing::Change<Step>;
+
+impl writing::Step for Step {
+    fn key(&self) -> &Key {
         match self {
             Self::Put(draft) => &draft.key,
             Self::Delete { key, .. }
@@ -59,60 +72,10 @@ impl Step {
         }
     }
 
-    /// What must hold.
-    pub(crate) fn condition(&self) -> Condition {
-        match self {
-            Self::Put(draft) => draft.condition,
-            Self::Delete { condition, .. } | Self::Check { condition, .. } => *condition,
-            Self::Touch { .. } | Self::Sweep { .. } => Condition::None,
-        }
-    }
-
-    /// How many bytes it writes, about.
-    pub(crate) fn weight(&self) -> u64 {
+    fn weight(&self) -> u64 {
         match self {
             Self::Put(draft) => draft.payload.stored() + 256,
             _ => 256,
         }
     }
 }
-
-/// What a step did.
-#[derive(Clone, Debug)]
-pub(crate) enum Done {
-    /// The value is stored.
-    Stored(Metadata),
-    /// The key is absent; true if it was there.
-    Deleted(bool),
-    /// The expiry is changed; `None`: the key is absent.
-    Touched(Option<Metadata>),
-    /// The condition held.
-    Checked,
-    /// What had expired is removed: the size of its value. `None`: it has not expired.
-    Swept(Option<u64>),
-}
-
-/// Steps that one caller asked for with one call.
-#[derive(Debug)]
-pub(crate) struct Change {
-    /// The verb, for messages.
-    pub(crate) operation: &'static str,
-    pub(crate) steps: Vec<Step>,
-    /// All or nothing; else each step on its own.
-    pub(crate) together: bool,
-}
-
-impl Change {
-    /// A single step.
-    pub(crate) fn one(operation: &'static str, step: Step) -> Self {
-        Self { operation, steps: vec![step], together: true }
-    }
-
-    /// How many bytes it writes, about.
-    pub(crate) fn weight(&self) -> u64 {
-        self.steps.iter().map(Step::weight).sum()
-    }
-}
-
-/// An answer for each step; for a change that is all or nothing, an error of one is the error of the whole.
-pub(crate) type Answer = Vec<persist_core::Result<Done>>;

@@ -1,6 +1,7 @@
 //! Data as it lies in a pack: stored, deflated or packed with zstd, in chunks that can be unpacked alone.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
@@ -8,6 +9,7 @@ use persist_core::Value;
 
 use crate::config::Compression;
 use crate::note::{About, Note, Role};
+use crate::parallel::in_parallel;
 use crate::record::TABLE_ENTRY;
 use crate::wire::{Reader, Wrong};
 
@@ -15,11 +17,14 @@ use crate::wire::{Reader, Wrong};
 /// what it holds.
 pub(crate) const CHUNK: u64 = 256 << 10;
 
+/// So many chunks are unpacked at once, on all processors.
+const GROUP: usize = 16;
+
 /// Shorter data is not packed.
 const MIN_BYTES: usize = 64;
 
 /// How many bytes are looked at to guess whether data shrinks.
-const SAMPLE: usize = 1024;
+const SAMPLE: u16 = 512;
 
 /// Data whose sample has more bits of information a byte than this is not packed: it is packed already, or noise.
 const MAX_BITS: f32 = 7.2;
@@ -50,13 +55,24 @@ pub(crate) fn chunks_of(plain: u64) -> u64 {
     plain.div_ceil(CHUNK).max(1)
 }
 
+/// How the data of a record lies there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Length when unpacked.
+    pub(crate) plain: u64,
+    /// Length in the file.
+    pub(crate) stored: u64,
+    /// CRC-32 as it lies there; of the table of chunks if there is one.
+    pub(crate) data_crc: u32,
+}
+
 /// Data, ready to be written.
 #[derive(Clone, Debug)]
 pub(crate) struct Payload {
     pub(crate) method: Method,
     pub(crate) plain: u64,
-    /// The data as it lies in the file, in pieces.
-    pub(crate) pieces: Vec<Bytes>,
+    /// The data as it lies in the file, in two pieces, so that the header of an array is not copied together with it.
+    pub(crate) pieces: [Bytes; 2],
     pub(crate) crc32: u32,
     /// Where each chunk ends, and its CRC; empty for a single chunk.
     pub(crate) table: Vec<u8>,
@@ -96,8 +112,7 @@ impl Payload {
             }
         }
         let (table, data_crc) = if plain <= CHUNK { (Vec::new(), crc32) } else { stored_table(&head, &body) };
-        let pieces = [head, body].into_iter().filter(|piece| !piece.is_empty()).collect();
-        Self { method: Method::Stored, plain, pieces, crc32, table, data_crc }
+        Self { method: Method::Stored, plain, pieces: [head, body], crc32, table, data_crc }
     }
 
     /// Length of the data as it lies in the file.
@@ -105,9 +120,14 @@ impl Payload {
         self.pieces.iter().map(|piece| piece.len() as u64).sum()
     }
 
+    /// How it will lie in the file.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout { plain: self.plain, stored: self.stored(), data_crc: self.data_crc }
+    }
+
     /// The note of a record with this data.
     pub(crate) fn note(&self, role: Role, about: About) -> Note {
-        let (plain, stored, data_crc) = (self.plain, self.stored(), self.data_crc);
+        let Layout { plain, stored, data_crc } = self.layout();
         Note { role, more: false, synced: 0, plain, stored, data_crc, about }
     }
 }
@@ -145,26 +165,29 @@ impl Table {
     }
 }
 
+/// What a byte that is seen so many times in a sample adds to its information: n log2(n).
+static INFORMATION: LazyLock<Vec<f32>> = LazyLock::new(|| {
+    let of = |count: u16| if count == 0 { 0.0 } else { f32::from(count) * f32::from(count).log2() };
+    (0..=SAMPLE).map(of).collect()
+});
+
 /// A guess from the frequencies of the bytes of a sample (Shannon's entropy), which costs less than trying.
 fn looks_packable(head: &[u8], body: &[u8]) -> bool {
     if head.len() + body.len() < MIN_BYTES {
         return false;
     }
     let data = if body.len() < MIN_BYTES { head } else { body };
-    let step = (data.len() / SAMPLE).max(1);
+    // An odd step looks at every byte of numbers in turn, not always at the same one.
+    let step = (data.len() / usize::from(SAMPLE)) | 1;
     let mut counts = [0_u16; 256];
     let mut total = 0_u16;
-    for byte in data.iter().step_by(step).take(SAMPLE) {
+    for byte in data.iter().step_by(step).take(SAMPLE.into()) {
         counts[usize::from(*byte)] += 1;
         total += 1;
     }
+    let known: f32 = counts.iter().map(|count| INFORMATION[usize::from(*count)]).sum();
     let total = f32::from(total);
-    let bits: f32 = counts
-        .iter()
-        .filter(|count| **count > 0)
-        .map(|count| f32::from(*count) / total)
-        .map(|share| -share * share.log2())
-        .sum();
+    let bits = total.log2() - known / total;
     // A short sample has fewer different bytes than there are, and seems to shrink.
     bits < MAX_BITS.min(total.log2() - 0.8)
 }
@@ -185,24 +208,23 @@ fn pack(data: &[u8], compression: Compression, crc32: u32) -> Option<Payload> {
     if packed.len() > data.len() - data.len() / 16 {
         return None;
     }
-    let pieces = vec![packed.into()];
+    let pieces = [packed.into(), Bytes::new()];
     Some(Payload { method, plain: data.len() as u64, pieces, crc32, table, data_crc })
 }
 
-/// One deflate stream that other tools read at a go, flushed after each chunk so that ours can begin there.
+/// One deflate stream that other tools read at a go, whose chunks ours can begin with: each is packed on its own, on all
+/// processors, and ends where a byte ends.
 fn deflate(data: &[u8]) -> Option<(Vec<u8>, Vec<u8>, u32)> {
-    let mut stream = Compress::new(flate2::Compression::new(DEFLATE_LEVEL), false);
-    let mut packed = Vec::with_capacity(data.len() / 2 + 64);
-    let mut table = Table::default();
-    let chunk = usize::try_from(CHUNK).unwrap_or(usize::MAX);
-    let count = data.chunks(chunk).len();
-    for (at, part) in data.chunks(chunk).enumerate() {
-        let start = packed.len();
-        let flush = if at + 1 == count { FlushCompress::Finish } else { FlushCompress::Full };
-        deflate_chunk(&mut stream, part, &mut packed, flush)?;
-        table.add(&packed[start..]);
+    let chunks: Vec<&[u8]> = data.chunks(usize::try_from(CHUNK).unwrap_or(usize::MAX)).collect();
+    let numbered: Vec<(usize, &[u8])> = chunks.iter().copied().enumerate().collect();
+    let last = chunks.len() - 1;
+    let (mut packed, mut table) = (Vec::new(), Table::default());
+    for chunk in in_parallel(&numbered, |(at, chunk)| deflate_chunk(chunk, *at == last)) {
+        let chunk = chunk?;
+        table.add(&chunk);
+        if packed.is_empty() { packed = chunk } else { packed.extend(chunk) }
     }
-    Some(finish_table(packed, table, count))
+    Some(finish_table(packed, table, chunks.len()))
 }
 
 fn finish_table(packed: Vec<u8>, table: Table, count: usize) -> (Vec<u8>, Vec<u8>, u32) {
@@ -214,25 +236,21 @@ fn finish_table(packed: Vec<u8>, table: Table, count: usize) -> (Vec<u8>, Vec<u8
     (packed, table, crc)
 }
 
-fn deflate_chunk(
-    stream: &mut Compress,
-    mut part: &[u8],
-    packed: &mut Vec<u8>,
-    flush: FlushCompress,
-) -> Option<()> {
+fn deflate_chunk(chunk: &[u8], last: bool) -> Option<Vec<u8>> {
+    let mut stream = Compress::new(flate2::Compression::new(DEFLATE_LEVEL), false);
+    let flush = if last { FlushCompress::Finish } else { FlushCompress::Full };
+    let mut packed = Vec::with_capacity(chunk.len() / 2 + 64);
     loop {
-        packed.reserve(part.len() / 2 + 256);
-        let before = stream.total_in();
-        let status = stream.compress_vec(part, packed, flush).ok()?;
-        let taken = usize::try_from(stream.total_in() - before).ok()?;
-        part = part.get(taken..)?;
+        let taken = usize::try_from(stream.total_in()).ok()?;
+        let rest = chunk.get(taken..)?;
+        packed.reserve(rest.len() / 2 + 256);
+        let status = stream.compress_vec(rest, &mut packed, flush).ok()?;
+        let is_taken = usize::try_from(stream.total_in()).ok()? == chunk.len();
         let room = packed.len() < packed.capacity();
         match status {
-            Status::StreamEnd => return Some(()),
+            Status::StreamEnd => return Some(packed),
             // A flush is complete when there was room left for more of it.
-            Status::Ok | Status::BufError if flush == FlushCompress::Full && part.is_empty() && room => {
-                return Some(());
-            }
+            Status::Ok | Status::BufError if !last && is_taken && room => return Some(packed),
             Status::Ok | Status::BufError => {}
         }
     }
@@ -290,9 +308,9 @@ fn unpack_chunk(method: Method, chunk: Bytes, plain: usize, last: bool) -> Resul
 }
 
 /// Where the data of a record can be read from: bytes of the record after its head.
-pub(crate) trait Source {
+pub(crate) trait Source: Sync {
     /// Why it cannot be read, or is damaged.
-    type Error: From<Wrong>;
+    type Error: From<Wrong> + Send;
 
     /// A part of the data as it lies in the file.
     fn stored(&self, start: u64, len: u64) -> Result<Bytes, Self::Error>;
@@ -302,20 +320,20 @@ pub(crate) trait Source {
 }
 
 /// Unpacks all data of a record. Nothing is allocated beyond the length that the note says.
-pub(crate) fn unpack<S: Source>(source: &S, method: Method, note: &Note) -> Result<Bytes, S::Error> {
-    unpack_range(source, method, note, 0, note.plain)
+pub(crate) fn unpack<S: Source>(source: &S, method: Method, layout: Layout) -> Result<Bytes, S::Error> {
+    unpack_range(source, method, layout, 0, layout.plain)
 }
 
 /// Unpacks a part of the data of a record, and the chunks around it; the part lies within the data.
 pub(crate) fn unpack_range<S: Source>(
     source: &S,
     method: Method,
-    note: &Note,
+    layout: Layout,
     start: u64,
     end: u64,
 ) -> Result<Bytes, S::Error> {
-    let chunks = Chunks::read(source, note)?;
-    if method == Method::Stored && note.stored != note.plain {
+    let chunks = Chunks::read(source, layout)?;
+    if method == Method::Stored && layout.stored != layout.plain {
         return Err(Wrong("its data has another length than it should have").into());
     }
     let last_chunk = chunks.count - 1;
@@ -339,10 +357,13 @@ pub(crate) fn unpack_range<S: Source>(
     let mut whole = Vec::new();
     let total = usize::try_from((last + 1 - first) * CHUNK).unwrap_or(usize::MAX);
     whole
-        .try_reserve_exact(total.min(usize::try_from(note.plain).unwrap_or(usize::MAX)))
+        .try_reserve_exact(total.min(usize::try_from(layout.plain).unwrap_or(usize::MAX)))
         .map_err(|_| Wrong("there is not enough memory to unpack it"))?;
-    for chunk in first..=last {
-        whole.extend(chunks.unpack(source, method, chunk)?);
+    let numbers: Vec<u64> = (first..=last).collect();
+    for group in numbers.chunks(GROUP) {
+        for chunk in in_parallel(group, |chunk| chunks.unpack(source, method, *chunk)) {
+            whole.extend(chunk?);
+        }
     }
     Ok(cut(whole.into(), first))
 }
@@ -350,31 +371,29 @@ pub(crate) fn unpack_range<S: Source>(
 /// The chunks of a record: where they lie and their CRCs.
 struct Chunks {
     count: u64,
-    plain: u64,
-    stored: u64,
-    data_crc: u32,
+    layout: Layout,
     table: Bytes,
 }
 
 impl Chunks {
-    fn read<S: Source>(source: &S, note: &Note) -> Result<Self, S::Error> {
-        let count = chunks_of(note.plain);
-        let table =
-            if note.plain <= CHUNK { Bytes::new() } else { source.table(count * TABLE_ENTRY as u64)? };
-        if !table.is_empty() && crc32fast::hash(&table) != note.data_crc {
+    fn read<S: Source>(source: &S, layout: Layout) -> Result<Self, S::Error> {
+        let count = chunks_of(layout.plain);
+        let is_short = layout.plain <= CHUNK;
+        let table = if is_short { Bytes::new() } else { source.table(count * TABLE_ENTRY as u64)? };
+        if !table.is_empty() && crc32fast::hash(&table) != layout.data_crc {
             return Err(Wrong("its table of chunks does not match its CRC").into());
         }
-        Ok(Self { count, plain: note.plain, stored: note.stored, data_crc: note.data_crc, table })
+        Ok(Self { count, layout, table })
     }
 
     fn entry(&self, chunk: u64) -> Result<(u64, u32), Wrong> {
         if self.table.is_empty() {
-            return Ok((self.stored, self.data_crc));
+            return Ok((self.layout.stored, self.layout.data_crc));
         }
         let at = usize::try_from(chunk).unwrap_or(usize::MAX).saturating_mul(TABLE_ENTRY);
         let mut from = Reader::new(self.table.get(at..).unwrap_or_default());
         let (end, crc) = (from.u64()?, from.u32()?);
-        if end > self.stored || (chunk + 1 == self.count && end != self.stored) {
+        if end > self.layout.stored || (chunk + 1 == self.count && end != self.layout.stored) {
             return Err(Wrong("its table of chunks is wrong"));
         }
         Ok((end, crc))
@@ -389,7 +408,7 @@ impl Chunks {
     }
 
     fn plain_len(&self, chunk: u64) -> usize {
-        usize::try_from((self.plain - chunk * CHUNK).min(CHUNK)).unwrap_or(usize::MAX)
+        usize::try_from((self.layout.plain - chunk * CHUNK).min(CHUNK)).unwrap_or(usize::MAX)
     }
 
     /// Checks the CRCs of chunks that lie in a row.
@@ -453,9 +472,9 @@ mod tests {
         out
     }
 
-    fn packed(data: &[u8], compression: Compression) -> (Memory, Method, Note, u64) {
+    fn packed(data: &[u8], compression: Compression) -> (Memory, Method, Layout, u64) {
         let payload = Payload::of_bytes(data.to_vec().into(), compression);
-        let note = payload.note(Role::Manifest, About::Pack);
+        let note = payload.layout();
         let memory = Memory { data: payload.pieces.concat().into(), table: payload.table.clone().into() };
         (memory, payload.method, note, payload.stored())
     }
@@ -475,11 +494,11 @@ mod tests {
             for len in [0, 1, 63, 64, 1000, chunk - 1, chunk, chunk + 1, 3 * chunk, 3 * chunk + 7] {
                 let data = text(len);
                 let (source, method, note, _) = packed(&data, compression);
-                assert_eq!(unpack(&source, method, &note).unwrap(), data, "{compression:?} {len}");
+                assert_eq!(unpack(&source, method, note).unwrap(), data, "{compression:?} {len}");
                 for start in [0, 1, len / 2, chunk - 1, chunk, len.saturating_sub(1), len] {
                     for end in [start, start + 1, start + chunk, len] {
                         let (start, end) = (start.min(len), end.min(len).max(start.min(len)));
-                        let part = unpack_range(&source, method, &note, start as u64, end as u64).unwrap();
+                        let part = unpack_range(&source, method, note, start as u64, end as u64).unwrap();
                         assert_eq!(part, data[start..end], "{compression:?} {len} {start}..{end}");
                     }
                 }
@@ -509,13 +528,13 @@ mod tests {
                     let mut bad = good.data.to_vec();
                     bad[at] ^= 0x10;
                     let bad = Memory { data: bad.into(), table: good.table.clone() };
-                    assert!(unpack(&bad, method, &note).is_err(), "{compression:?} byte {at}");
+                    assert!(unpack(&bad, method, note).is_err(), "{compression:?} byte {at}");
                 }
                 for at in 0..good.table.len() {
                     let mut bad = good.table.to_vec();
                     bad[at] ^= 1;
                     let bad = Memory { data: good.data.clone(), table: bad.into() };
-                    assert!(unpack(&bad, method, &note).is_err(), "{compression:?} table byte {at}");
+                    assert!(unpack(&bad, method, note).is_err(), "{compression:?} table byte {at}");
                 }
             }
         }
@@ -525,9 +544,9 @@ mod tests {
     fn a_false_length_allocates_nothing_beyond_it() {
         let (source, method, mut note, _) = packed(&text(700), Compression::Deflate);
         note.plain = 10;
-        assert!(unpack(&source, method, &note).is_err(), "longer than it says");
+        assert!(unpack(&source, method, note).is_err(), "longer than it says");
         note.plain = 900;
-        assert!(unpack(&source, method, &note).is_err(), "shorter than it says");
+        assert!(unpack(&source, method, note).is_err(), "shorter than it says");
     }
 
     #[test]

@@ -8,18 +8,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use persist_core::Checksum;
+use persist_core::{Checksum, Key};
 
 use crate::codec::Payload;
 use crate::config::{Compression, PackConfig};
 use crate::fault::Fault;
 use crate::folder::Span;
 use crate::head::PackHead;
-use crate::log::salt;
+use crate::log::{Log, salt};
 use crate::map::map;
 use crate::name::Names;
 use crate::note::{About, Role};
-use crate::record::{Place, encode_head, parse_head};
+use crate::record::{Place, encode_head};
 use crate::sealed::{Known, Sealed};
 use crate::state::{Found, Home, State};
 use crate::tail::{Extras, Tail};
@@ -143,19 +143,38 @@ pub(crate) struct Compacted {
     pub(crate) synced: io::Result<()>,
 }
 
-/// Copies what lives in the packs `run` of a view (sealed packs alone) into a new file. `needed`: contents that the log
-/// refers to.
+/// What the log holds, which lies above the packs and is not compacted: what it says of a key is newer than they do.
+#[derive(Debug, Default)]
+pub(crate) struct Above {
+    keys: HashSet<Key>,
+    /// What it refers to.
+    contents: HashSet<Checksum>,
+}
+
+impl Above {
+    /// What is in a log, all of which is on the disk.
+    pub(crate) fn of(log: Option<&Log>) -> Self {
+        let mut above = Self::default();
+        for slot in log.into_iter().flat_map(|log| log.memory.slots()) {
+            above.keys.extend(slot.head.note.key().cloned());
+            above.contents.extend(slot.head.note.checksum());
+        }
+        above
+    }
+}
+
+/// Copies what lives in the packs `run` of a view (sealed packs alone) into a new file.
 ///
 /// # Errors
 /// Why that cannot be done, and what is damaged: then the packs stay as they are.
 pub(crate) fn compact(
     view: &State,
     run: Range<usize>,
-    needed: HashSet<Checksum>,
+    above: Above,
     compression: Compression,
     unfinished: PathBuf,
 ) -> Result<Compacted, Fault> {
-    let result = write(view, run.clone(), needed, compression, &unfinished);
+    let result = write(view, run.clone(), above, compression, &unfinished);
     if result.is_err() {
         // If it cannot be removed, the next opening does so.
         let _ = fs::remove_file(&unfinished);
@@ -166,7 +185,7 @@ pub(crate) fn compact(
 fn write(
     view: &State,
     run: Range<usize>,
-    needed: HashSet<Checksum>,
+    above: Above,
     compression: Compression,
     unfinished: &PathBuf,
 ) -> Result<(Span, io::Result<()>), Fault> {
@@ -181,7 +200,7 @@ fn write(
     let file = options.read(true).write(true).create(true).truncate(true).mode(0o600).open(unfinished)?;
     let mut output = Output::begin(&file, &pack)?;
     let start = output.at;
-    output.keys(view, &run, needed)?;
+    output.keys(view, &run, above)?;
     let end = output.finish()?;
     let bytes = map(&file)?;
     let len = usize::try_from(end).unwrap_or(usize::MAX).min(bytes.len());
@@ -216,9 +235,13 @@ impl<'f> Output<'f> {
     }
 
     /// Copies the keys whose newest record is in the packs of the run, and the contents in them that others need.
-    fn keys(&mut self, view: &State, run: &Range<usize>, mut needed: HashSet<Checksum>) -> Result<(), Fault> {
+    fn keys(&mut self, view: &State, run: &Range<usize>, above: Above) -> Result<(), Fault> {
+        let Above { keys: hidden, contents: mut needed } = above;
         let mut failed = None;
         view.walk("", false, |layer, known| {
+            if hidden.contains(&known.key) {
+                return Ok(true);
+            }
             let copied = if run.contains(&layer) {
                 self.key(view, run, layer, &known)
             } else {
@@ -236,9 +259,9 @@ impl<'f> Output<'f> {
             if let Some(found) = view.content(&checksum, |_| true)?
                 && is_in(view, run, &found)
             {
-                let payload = payload_of(&found)?;
+                let payload = found.payload()?;
                 let name = format!(".persist/content/{checksum}");
-                self.record(About::Content(checksum), Role::Content, &name, &payload)?;
+                self.record(About::Content(checksum), Role::Content, name, &payload)?;
             }
         }
         Ok(())
@@ -261,11 +284,11 @@ impl<'f> Output<'f> {
         let About::Entry(key, metadata) = &about else { return Err(Wrong("it is no entry").into()) };
         let holder = view.holder(&found)?;
         if self.written.contains(&metadata.checksum) || !is_in(view, run, &holder) {
-            return self.record(about, Role::Reference, "", &Payload::empty());
+            return self.record(about, Role::Reference, String::new(), &Payload::empty());
         }
         let name = self.names.take(key, metadata.kind);
-        let payload = payload_of(&holder)?;
-        self.record(about, Role::Value, &name, &payload)
+        let payload = holder.payload()?;
+        self.record(about, Role::Value, name, &payload)
     }
 
     fn tombstone(&mut self, view: &State, layer: usize, known: &Known) -> Result<(), Fault> {
@@ -274,22 +297,22 @@ impl<'f> Output<'f> {
         if head.note.role != Role::Tombstone || head.note.key() != Some(&known.key) {
             return Err(Wrong("the index leads to the record of another key").into());
         }
-        self.record(head.note.about, Role::Tombstone, "", &Payload::empty())
+        self.record(head.note.about, Role::Tombstone, String::new(), &Payload::empty())
     }
 
-    fn record(&mut self, about: About, role: Role, name: &str, payload: &Payload) -> Result<(), Fault> {
+    fn record(&mut self, about: About, role: Role, name: String, payload: &Payload) -> Result<(), Fault> {
         let note = payload.note(role, about);
         let place = Place { salt: self.salt, at: self.at };
         let mut bytes = Vec::with_capacity(256);
-        encode_head(&mut bytes, place, name, &note, payload)?;
-        self.at += parse_head(&bytes, place)?.record_len();
+        let head = encode_head(&mut bytes, place, name, note, payload)?;
+        self.at += head.record_len();
         self.to.write_all(&bytes)?;
         for piece in &payload.pieces {
             self.to.write_all(piece)?;
         }
         self.to.write_all(&payload.table)?;
         if role != Role::Reference {
-            self.written.extend(note.checksum());
+            self.written.extend(head.note.checksum());
         }
         Ok(())
     }
@@ -302,20 +325,6 @@ impl<'f> Output<'f> {
 
 fn is_in(view: &State, run: &Range<usize>, found: &Found) -> bool {
     run.contains(&layer_of(view, found))
-}
-
-/// The data of a record as it lies there, with its CRCs: damage is copied as damage, and stays visible.
-fn payload_of(found: &Found) -> Result<Payload, Fault> {
-    let head = found.head();
-    let (packed, table) = (found.packed()?, found.chunk_table()?);
-    Ok(Payload {
-        method: head.method,
-        plain: head.note.plain,
-        pieces: vec![packed],
-        crc32: head.crc32,
-        table: table.to_vec(),
-        data_crc: head.note.data_crc,
-    })
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! What the thread that writes and all who read share.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
-use persist_core::{Descriptor, ErrorKind, Key, Result};
+use parking_lot::{RwLock, RwLockReadGuard};
+use persist_core::writing::Poison;
+use persist_core::{Descriptor, Key, Result, Watchers};
 
 use crate::config::PackConfig;
 use crate::fault::{Fault, damage};
@@ -16,8 +16,7 @@ use crate::wire::Wrong;
 /// What the writer tells of itself.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// Why it refuses to write until the storage is opened again.
-    failure: Mutex<Option<String>>,
+    pub(crate) poison: Arc<Poison>,
     pub(crate) commits: AtomicU64,
     pub(crate) changes: AtomicU64,
     pub(crate) largest_batch: AtomicU64,
@@ -28,16 +27,6 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Why nothing is written any more.
-    pub(crate) fn failure(&self) -> Option<String> {
-        self.failure.lock().clone()
-    }
-
-    /// Nothing is written from now on; the first reason stays.
-    pub(crate) fn fail(&self, why: &io::Error) {
-        self.failure.lock().get_or_insert_with(|| why.to_string());
-    }
-
     pub(crate) fn count(counter: &AtomicU64, by: u64) {
         counter.fetch_add(by, Ordering::Relaxed);
     }
@@ -51,6 +40,9 @@ pub(crate) struct Core {
     pub(crate) folder: Folder,
     pub(crate) state: RwLock<State>,
     pub(crate) report: Report,
+    pub(crate) watchers: Watchers,
+    /// Held while it is tidied up.
+    pub(crate) maintaining: tokio::sync::Mutex<()>,
 }
 
 impl Core {
@@ -75,9 +67,11 @@ impl Core {
                 }
                 drop(state);
                 let mut state = self.state.write();
-                let anew = state.log.as_mut().map_or(Ok(true), crate::log::Log::follow)?;
+                let watchers = &self.watchers;
+                let anew = state.log.as_mut().map_or(Ok(true), |log| log.follow(watchers))?;
                 if anew {
                     *state = State::open(&self.folder, false)?;
+                    watchers.lost();
                 }
             }
             None => {
@@ -92,6 +86,7 @@ impl Core {
                     state.look = look;
                 } else {
                     *state = State::open(&self.folder, false)?;
+                    self.watchers.lost();
                 }
             }
         }
@@ -103,17 +98,7 @@ impl Core {
     /// # Errors
     /// `Unavailable` after a sync that failed.
     pub(crate) fn admit(&self, operation: &'static str) -> Result<()> {
-        match self.report.failure() {
-            None => Ok(()),
-            Some(why) => Err(self.descriptor.error(
-                ErrorKind::Unavailable,
-                operation,
-                format!(
-                    "a write or sync failed before ({why}); nothing is written until the storage is opened again: \
-                     check the disk first"
-                ),
-            )),
-        }
+        self.report.poison.admit(&self.descriptor, operation)
     }
 
     /// The error of a record that is damaged.

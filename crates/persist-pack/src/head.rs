@@ -51,7 +51,7 @@ impl PackHead {
         let payload = Payload::of_bytes(Bytes::from(text), Compression::None);
         let note = payload.note(Role::Head, About::Pack);
         let mut bytes = Vec::new();
-        encode_head(&mut bytes, Place { salt: 0, at: 0 }, NAME, &note, &payload)?;
+        encode_head(&mut bytes, Place { salt: 0, at: 0 }, NAME.to_owned(), note, &payload)?;
         payload.pieces.iter().for_each(|piece| bytes.extend_from_slice(piece));
         Ok(bytes)
     }

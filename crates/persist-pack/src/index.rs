@@ -96,7 +96,7 @@ fn first_slot(hash: u64, slots: u64) -> u64 {
 }
 
 /// FNV-1a over the bytes of a key, then the finaliser of MurmurHash3, so that all bits depend on all bytes.
-fn hash_of(key: &str) -> u64 {
+pub(crate) fn hash_of(key: &str) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in key.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
@@ -200,6 +200,11 @@ impl Index {
         self.count
     }
 
+    /// Where the record of the entry of a number lies.
+    pub(crate) fn at(&self, sheet: &dyn Sheet, number: u64) -> Result<u64, Wrong> {
+        Reader::new(sheet.part(HEADER as u64 + number * ENTRY as u64, ENTRY as u64)?).u64()
+    }
+
     /// The entry of a number, in byte order of the keys.
     pub(crate) fn entry<'b>(&self, sheet: &'b dyn Sheet, number: u64) -> Result<Entry<'b>, Wrong> {
         if number >= self.count {
@@ -219,9 +224,13 @@ impl Index {
         Ok(Entry { key, at, len, size, expires_at, is_tombstone, is_reference })
     }
 
-    /// The entry of a key.
-    pub(crate) fn find<'b>(&self, sheet: &'b dyn Sheet, key: &str) -> Result<Option<Entry<'b>>, Wrong> {
-        let hash = hash_of(key);
+    /// The entry of a key with this [hash](hash_of).
+    pub(crate) fn find<'b>(
+        &self,
+        sheet: &'b dyn Sheet,
+        key: &str,
+        hash: u64,
+    ) -> Result<Option<Entry<'b>>, Wrong> {
         let (mut slot, mark) = (first_slot(hash, self.key_slots), fingerprint(hash));
         for _ in 0..self.key_slots {
             let bytes = sheet.part(self.key_table + slot * KEY_SLOT as u64, KEY_SLOT as u64)?;
@@ -323,10 +332,11 @@ mod tests {
             let index = Index::open(&sheet, sheet.0.len() as u64).unwrap();
             for (number, entry) in wanted.iter().enumerate() {
                 assert_eq!(index.entry(&sheet, number as u64).unwrap(), *entry);
-                assert_eq!(index.find(&sheet, entry.key).unwrap(), Some(*entry));
+                assert_eq!(index.find(&sheet, entry.key, hash_of(entry.key)).unwrap(), Some(*entry));
                 assert_eq!(index.seek(&sheet, entry.key, false).unwrap(), number as u64);
                 assert_eq!(index.seek(&sheet, entry.key, true).unwrap(), number as u64 + 1);
-                assert_eq!(index.find(&sheet, &format!("{}x", entry.key)).unwrap(), None);
+                let other = format!("{}x", entry.key);
+                assert_eq!(index.find(&sheet, &other, hash_of(&other)).unwrap(), None);
             }
             for (checksum, at) in &contents {
                 assert_eq!(index.contents(&sheet, checksum).unwrap(), [*at]);
@@ -346,7 +356,7 @@ mod tests {
             let sheet = Memory(bytes);
             let Ok(index) = Index::open(&sheet, sheet.0.len() as u64) else { return };
             for key in keys.iter().map(String::as_str).chain(["", "none"]) {
-                let _ = (index.find(&sheet, key), index.seek(&sheet, key, true));
+                let _ = (index.find(&sheet, key, hash_of(key)), index.seek(&sheet, key, true));
             }
             for number in 0..index.count().min(100) {
                 let _ = index.entry(&sheet, number);

@@ -7,10 +7,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use persist_core::Watchers;
+
 use crate::fault::Fault;
 use crate::folder::{Folder, Span, Unmade};
 use crate::head::{NEWER, PackHead};
 use crate::memory::{Memory, Slot};
+use crate::note::About;
 use crate::record::{LOCAL, MAX_HEAD, Place, parse_head};
 use crate::walk::{Track, Window, data_is_whole, head_at};
 use crate::wire::Wrong;
@@ -63,7 +66,7 @@ impl Log {
         let bytes = pack.encode().map_err(|wrong| io::Error::other(wrong.0))?;
         let file = folder.put(&span.name(), |file| file.write_all(&bytes))?;
         let start = bytes.len() as u64;
-        let memory = Memory { floor, ..Memory::default() };
+        let memory = Memory::behind(floor);
         Ok(Self {
             file: Arc::new(file),
             span,
@@ -91,7 +94,7 @@ impl Log {
         })?;
         check_span(path, span, &pack)?;
         let Scan { slots, end, has_tail } = scan(&mut window, path, pack.salt, start)?;
-        let mut memory = Memory { floor: pack.floor, ..Memory::default() };
+        let mut memory = Memory::behind(pack.floor);
         slots.into_iter().for_each(|slot| memory.add(slot));
         Ok(Self { file: Arc::new(file), span, pack, start, end, seen, has_tail, memory })
     }
@@ -101,11 +104,12 @@ impl Log {
         Ok(Seen::of(&self.file)? != self.seen)
     }
 
-    /// Takes in what another process has written since. True if the pack has been sealed, or cut, and must be opened anew.
+    /// Takes in what another process has written since, and tells those who watch. True if the pack has been sealed, or
+    /// cut, and must be opened anew.
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub(crate) fn follow(&mut self) -> Result<bool, Fault> {
+    pub(crate) fn follow(&mut self, watchers: &Watchers) -> Result<bool, Fault> {
         let seen = Seen::of(&self.file)?;
         let len = seen.len;
         if len < self.end {
@@ -131,11 +135,23 @@ impl Log {
             at += head.record_len();
             batch.push(Slot { at: here, head: head.into() });
             if !more {
-                batch.drain(..).for_each(|slot| self.memory.add(slot));
+                for slot in batch.drain(..) {
+                    tell(watchers, &slot);
+                    self.memory.add(slot);
+                }
                 self.end = at;
             }
         }
         Ok(false)
+    }
+}
+
+/// Tells those who watch what a record says.
+fn tell(watchers: &Watchers, slot: &Slot) {
+    match &slot.head.note.about {
+        About::Entry(key, metadata) => watchers.stored(key, metadata),
+        About::Absence(key, _) => watchers.deleted(key),
+        About::Pack | About::Content(_) => {}
     }
 }
 

@@ -5,18 +5,20 @@ use std::fs::{self, File};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use persist_core::writing::Done;
 use persist_core::{ErrorKind, Key, Maintenance, Problem, Result, Stats, StorageError, Verification};
 
-use crate::change::{Change, Done, Step};
-use crate::compaction::{Census, Compacted, choose, compact};
+use crate::change::{Change, Step};
+use crate::compaction::{Above, Census, Compacted, choose, compact};
 use crate::core::{Core, Report};
 use crate::engine::Engine;
 use crate::fault::{Fault, system};
-use crate::parallel::in_parallel;
+use crate::parallel::{both, in_parallel};
 use crate::reading::value;
 use crate::sealed::{Opened, Sealed};
 use crate::state::State;
-use crate::structure;
+use crate::structure::{Inspection, inspect};
+use crate::wire::Wrong;
 use crate::writer::Writer;
 
 /// How many expired values are removed with one sync.
@@ -33,6 +35,8 @@ const PORTION: usize = 256;
 
 /// Removes what has expired, seals a log that has grown long, and compacts packs that are half dead or many and small.
 pub(crate) async fn maintain(core: &Arc<Core>, writer: &Writer) -> Result<Maintenance> {
+    // One at a time: each would compact what the other one does.
+    let _turn = core.maintaining.lock().await;
     let mut report = Maintenance::default();
     sweep(core, writer, &mut report).await?;
     writer
@@ -71,8 +75,7 @@ async fn sweep(core: &Arc<Core>, writer: &Writer, report: &mut Maintenance) -> R
     .await?;
     for keys in expired.chunks(SWEPT) {
         let steps = keys.iter().map(|key| Step::Sweep { key: key.clone() }).collect();
-        let change = Change { operation: "maintain", steps, together: false };
-        for answer in writer.change(change).await? {
+        for answer in writer.change(Change::each("maintain", steps)).await? {
             if let Done::Swept(Some(_)) = answer? {
                 report.expired += 1;
             }
@@ -85,7 +88,7 @@ async fn sweep(core: &Arc<Core>, writer: &Writer, report: &mut Maintenance) -> R
 struct Job {
     view: State,
     run: std::ops::Range<usize>,
-    needed: HashSet<persist_core::Checksum>,
+    above: Above,
 }
 
 /// Compacts the packs for which it pays most; how many, and how many bytes were given back.
@@ -98,7 +101,12 @@ async fn compact_once(core: &Arc<Core>, writer: &Writer) -> Result<Option<(usize
     });
     let Some(run) = census.await? else { return Ok(None) };
     // Between two commits, so that no reference to a content of these packs is on its way.
-    let job = writer.task("maintain", move |engine| Ok(begin(engine.core(), run))).await?;
+    let begin = move |engine: &mut Engine| {
+        // What is left out because the log has newer records must not be lost with them.
+        engine.flush()?;
+        Ok(begin(engine.core(), run))
+    };
+    let job = writer.task("maintain", begin).await?;
     let packs = job.view.packs.clone();
     let result = compact_job(core, writer, job).await;
     packs.iter().for_each(|pack| pack.retire(false));
@@ -108,20 +116,16 @@ async fn compact_once(core: &Arc<Core>, writer: &Writer) -> Result<Option<(usize
 fn begin(core: &Core, run: std::ops::Range<usize>) -> Job {
     let state = core.state.read();
     state.packs[run.clone()].iter().for_each(|pack| pack.retire(true));
-    let mut needed = HashSet::new();
-    if let Some(log) = &state.log {
-        let slots = log.memory.keys.values();
-        needed.extend(slots.filter_map(|slot| slot.head.note.checksum()));
-    }
+    let above = Above::of(state.log.as_ref());
     let view = State { packs: state.packs.clone(), ..State::default() };
-    Job { view, run, needed }
+    Job { view, run, above }
 }
 
 async fn compact_job(core: &Arc<Core>, writer: &Writer, job: Job) -> Result<Option<(usize, u64)>> {
     let unfinished = core.folder.compaction();
     let compacted = blocking(core, "maintain", move |core| {
-        let Job { view, run, needed } = job;
-        Ok(compact(&view, run, needed, core.config.compression, unfinished))
+        let Job { view, run, above } = job;
+        Ok(compact(&view, run, above, core.config.compression, unfinished))
     })
     .await?;
     match compacted {
@@ -145,7 +149,7 @@ fn put_in_place(engine: &mut Engine, compacted: Compacted) -> Result<(usize, u64
     core.admit("maintain")?;
     let fail = |error| system(&core.descriptor, "maintain", "a compacted pack cannot be put in place", error);
     compacted.synced.map_err(|error| {
-        core.report.fail(&error);
+        core.report.poison.set(&error);
         fail(error)
     })?;
     let path = core.folder.pack(compacted.span);
@@ -162,7 +166,7 @@ fn put_in_place(engine: &mut Engine, compacted: Compacted) -> Result<(usize, u64
     let sealed: Arc<Sealed> = sealed.into();
     let old: Vec<_> = core.state.write().packs.splice(compacted.run, [sealed]).collect();
     synced.map_err(|error| {
-        core.report.fail(&error);
+        core.report.poison.set(&error);
         fail(error)
     })?;
     let before: u64 = old.iter().map(|pack| pack.file_len()).sum();
@@ -203,27 +207,60 @@ pub(crate) fn stats(core: &Core) -> Result<Stats> {
     Ok(stats)
 }
 
-/// Reads every value back on all processors, and compares each sealed pack with what follows from its log.
-pub(crate) fn verify(core: &Core) -> Result<Verification> {
-    let (keys, packs) = {
-        let state = core.look().map_err(|fault| core.fault("verify", None, fault))?;
-        let now = core.descriptor.now().as_millis();
-        let mut keys = Vec::new();
-        let walked = state.walk("", false, |_, known| {
-            if !known.is_tombstone && known.expires_at.is_none_or(|end| end > now) {
-                keys.push(known.key);
+/// What is stored, as the indexes say, and the keys whose values are not read with their packs.
+#[derive(Default)]
+struct Overview {
+    keys: u64,
+    bytes: u64,
+    /// In the log, or referring to another record.
+    single: Vec<Key>,
+}
+
+fn overview(state: &State, now: i64, is_single: impl Fn(usize) -> bool) -> Result<Overview, Wrong> {
+    let mut overview = Overview::default();
+    state.walk("", false, |layer, known| {
+        if !known.is_tombstone && known.expires_at.is_none_or(|end| end > now) {
+            overview.keys += 1;
+            overview.bytes += known.size;
+            if known.is_reference || is_single(layer) {
+                overview.single.push(known.key);
             }
-            Ok(true)
-        });
-        if let Err(wrong) = walked {
-            let problem = Problem::from(core.fault("verify", None, wrong.into()));
-            return Ok(Verification { problems: vec![problem], ..Verification::default() });
         }
-        (keys, state.packs.clone())
+        Ok(true)
+    })?;
+    Ok(overview)
+}
+
+/// Reads every sealed pack whole, on all processors, and compares it with what follows from its log; then what is in the
+/// log, and every key whose value is in another record.
+pub(crate) fn verify(core: &Core) -> Result<Verification> {
+    let fault = |wrong: Wrong| core.fault("verify", None, wrong.into());
+    // Packs do not change; what is in the log is read by its keys.
+    let state = core.look().map_err(|fault| core.fault("verify", None, fault))?;
+    let (packs, now) = (state.packs.clone(), core.descriptor.now().as_millis());
+    let (inspections, known) = both(
+        || packs.iter().map(|pack| inspect(pack, &|_| ())).collect::<Vec<Inspection>>(),
+        || {
+            let known = overview(&state, now, |layer| layer == packs.len());
+            drop(state);
+            known
+        },
+    );
+    let mut report = Verification::default();
+    let single = match known {
+        Err(wrong) => {
+            report.problems.push(fault(wrong).into());
+            Vec::new()
+        }
+        Ok(known) => {
+            (report.checked, report.bytes) = (known.keys, known.bytes);
+            known.single
+        }
     };
-    let mut report = verify_values(core, &keys);
+    report.problems.extend(value_problems(core, &single));
+    report.problems.extend(broken_packs(core, &packs, &inspections));
     let told: HashSet<Key> = report.problems.iter().filter_map(|problem| problem.key.clone()).collect();
-    for (key, what) in in_parallel(&packs, structure::problems).into_iter().flatten() {
+    for (key, what) in inspections.into_iter().flat_map(|inspection| inspection.findings) {
         if key.as_ref().is_some_and(|key| told.contains(key)) {
             continue;
         }
@@ -232,6 +269,19 @@ pub(crate) fn verify(core: &Core) -> Result<Verification> {
     }
     strangers(core, &mut report)?;
     Ok(report)
+}
+
+/// The damaged values of packs that could not be gone along: their keys are asked for one by one.
+fn broken_packs(core: &Core, packs: &[Arc<Sealed>], inspections: &[Inspection]) -> Vec<Problem> {
+    let broken: Vec<bool> = inspections.iter().map(|inspection| inspection.is_broken).collect();
+    if !broken.contains(&true) {
+        return Vec::new();
+    }
+    let view = State { packs: packs.to_vec(), ..State::default() };
+    let is_broken = |layer: usize| broken.get(layer).copied().unwrap_or(false);
+    // If the walk fails that was told before.
+    let known = overview(&view, core.descriptor.now().as_millis(), is_broken).unwrap_or_default();
+    value_problems(core, &known.single)
 }
 
 fn strangers(core: &Core, report: &mut Verification) -> Result<()> {
@@ -247,33 +297,18 @@ fn strangers(core: &Core, report: &mut Verification) -> Result<()> {
     Ok(())
 }
 
-fn verify_values(core: &Core, keys: &[Key]) -> Verification {
+/// Reads values by their keys.
+fn value_problems(core: &Core, keys: &[Key]) -> Vec<Problem> {
     let portions: Vec<&[Key]> = keys.chunks(PORTION).collect();
     let parts = in_parallel(&portions, |portion| {
-        let mut part = Verification::default();
-        for key in *portion {
-            match value(core, "verify", key) {
-                Ok(Some(entry)) => {
-                    part.checked += 1;
-                    part.bytes += entry.metadata.size;
-                }
-                // Deleted or expired meanwhile.
-                Ok(None) => {}
-                Err(error) => {
-                    part.checked += 1;
-                    part.problems.push(error.with_key(key).into());
-                }
-            }
-        }
-        part
+        let damaged = portion.iter().filter_map(|key| match value(core, "verify", key) {
+            // `None`: deleted or expired meanwhile.
+            Ok(_) => None,
+            Err(error) => Some(Problem::from(error.with_key(key))),
+        });
+        damaged.collect::<Vec<_>>()
     });
-    let mut whole = Verification::default();
-    for part in parts {
-        whole.checked += part.checked;
-        whole.bytes += part.bytes;
-        whole.problems.extend(part.problems);
-    }
-    whole
+    parts.into_iter().flatten().collect()
 }
 
 /// Runs something on a thread that may be held up.

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use persist_core::{ErrorKind, Key, Metadata, StorageError, Value};
+use persist_core::{ErrorKind, Key, Metadata, StorageError, Timestamp, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::head::FORMAT;
 use crate::merkle::{self, Hash};
+use crate::note::EntryView;
 use crate::wire::Wrong;
 
 /// The name of the manifest in the pack.
@@ -55,22 +56,67 @@ impl Item {
             kind: metadata.kind.as_str().to_owned(),
             size: metadata.size,
             hash: metadata.checksum.to_string(),
-            expires_at: metadata.expires_at.map(persist_core::Timestamp::as_millis),
+            expires_at: metadata.expires_at.map(Timestamp::as_millis),
             tags: metadata.tags.clone().into(),
             encodings: metadata.encodings.clone(),
         }
     }
 
-    /// The bytes that are hashed as a leaf: its JSON without white space, members in the order above.
-    fn canonical(&self) -> Result<Vec<u8>, Wrong> {
-        serde_json::to_vec(self).map_err(|_| Wrong("its manifest cannot be written"))
-    }
-
     /// The hash of its leaf.
     pub(crate) fn leaf(&self) -> Result<Hash, Wrong> {
-        self.canonical().map(|bytes| merkle::leaf(&bytes))
+        let mut line = Vec::new();
+        ItemView::of(self).write(&mut line)?;
+        Ok(merkle::leaf(&line))
     }
 }
+
+/// An item as it is written: what is hashed as a leaf is its JSON without white space, members in this order.
+#[derive(Serialize)]
+pub(crate) struct ItemView<'i> {
+    path: &'i str,
+    kind: &'i str,
+    size: u64,
+    hash: &'i str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<&'i str, &'i str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    encodings: Vec<&'i str>,
+}
+
+impl<'i> ItemView<'i> {
+    /// What a record says of an entry; `hash`: its checksum in hexadecimal.
+    pub(crate) fn of_entry(entry: &EntryView<'i>, hash: &'i str) -> Self {
+        Self {
+            path: entry.key,
+            kind: entry.kind.as_str(),
+            size: entry.size,
+            hash,
+            expires_at: entry.expires_at.map(Timestamp::as_millis),
+            tags: entry.tags(),
+            encodings: entry.encodings(),
+        }
+    }
+
+    fn of(item: &'i Item) -> Self {
+        Self {
+            path: &item.path,
+            kind: &item.kind,
+            size: item.size,
+            hash: &item.hash,
+            expires_at: item.expires_at,
+            tags: item.tags.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect(),
+            encodings: item.encodings.iter().map(String::as_str).collect(),
+        }
+    }
+
+    fn write(&self, to: &mut Vec<u8>) -> Result<(), Wrong> {
+        serde_json::to_writer(to, self).map_err(|_| UNWRITTEN)
+    }
+}
+
+const UNWRITTEN: Wrong = Wrong("its manifest cannot be written");
 
 /// The root over items in the byte order of their paths: that of a pack with these entries.
 ///
@@ -97,22 +143,24 @@ pub(crate) struct Manifest {
 impl Manifest {
     /// Adds an item, and the name of its entry in this pack if that is not its path (`None`: its value is in another
     /// pack of the folder).
-    pub(crate) fn add(&mut self, item: &Item, name: Option<&str>) -> Result<(), Wrong> {
-        let line = item.canonical()?;
-        self.leaves.push(merkle::leaf(&line));
-        self.lines.extend(if self.lines.is_empty() { &b"\n"[..] } else { &b",\n"[..] });
-        match name {
-            Some(name) if name == item.path => self.lines.extend(line),
-            name => {
-                let name = serde_json::to_vec(&name).map_err(|_| Wrong("its manifest cannot be written"))?;
-                let (body, _) = line.split_at(line.len() - 1);
-                self.lines.extend(body);
-                self.lines.extend(b",\"name\":");
-                self.lines.extend(name);
-                self.lines.push(b'}');
-            }
+    pub(crate) fn add(&mut self, item: &ItemView<'_>, name: Option<&str>) -> Result<(), Wrong> {
+        self.lines.extend(b",\n");
+        let start = self.lines.len();
+        item.write(&mut self.lines)?;
+        self.leaves.push(merkle::leaf(&self.lines[start..]));
+        if name != Some(item.path) {
+            self.lines.pop();
+            self.lines.extend(b",\"name\":");
+            serde_json::to_writer(&mut self.lines, &name).map_err(|_| UNWRITTEN)?;
+            self.lines.push(b'}');
         }
         Ok(())
+    }
+
+    /// Adds what another one holds, behind its own.
+    pub(crate) fn append(&mut self, other: Self) {
+        self.lines.extend(other.lines);
+        self.leaves.extend(other.leaves);
     }
 
     /// How many items there are.
@@ -129,7 +177,8 @@ impl Manifest {
             hex(&root)
         )
         .into_bytes();
-        text.extend(self.lines);
+        // Without the comma before the first line.
+        text.extend(self.lines.get(1..).unwrap_or_default());
         text.extend(b"\n]}\n");
         (text, root)
     }

@@ -1,5 +1,6 @@
 //! The name of an entry in the ZIP file: the key itself where every tool can hold it, else an escaped form of it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::hash::{BuildHasher, RandomState};
@@ -25,6 +26,9 @@ const REFUSED: &str = "\\:*?\"<>|";
 
 /// Names that Windows takes for devices, with or without an ending.
 const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "conin$", "conout$"];
+
+/// The longest name of a device, in bytes: `conout$`, or `com` and a character.
+const LONGEST_DEVICE: usize = 7;
 
 /// The ending by which other tools know the kind of a value.
 fn ending(kind: Kind) -> &'static str {
@@ -105,10 +109,18 @@ fn check_segment(segment: &str) -> Result<(), Wrong> {
     if segment.len() > MAX_SEGMENT || segment.starts_with(' ') || segment.ends_with([' ', '.']) {
         return Err(Wrong("the name cannot be kept by every system"));
     }
-    if segment.contains(|c: char| c.is_control() || REFUSED.contains(c) || is_confusing(c)) {
+    let is_bad = match segment.is_ascii() {
+        true => segment.bytes().any(|byte| byte.is_ascii_control() || REFUSED.as_bytes().contains(&byte)),
+        false => segment.contains(|c: char| c.is_control() || REFUSED.contains(c) || is_confusing(c)),
+    };
+    if is_bad {
         return Err(Wrong("the name has a character that not every system keeps"));
     }
-    let stem = segment.split('.').next().unwrap_or_default().trim_end().to_lowercase();
+    let stem = segment.split('.').next().unwrap_or_default().trim_end();
+    if stem.len() > LONGEST_DEVICE {
+        return Ok(());
+    }
+    let stem = stem.to_lowercase();
     let numbered = stem.strip_prefix("com").or_else(|| stem.strip_prefix("lpt"));
     let device =
         DEVICES.contains(&stem.as_str()) || numbered.is_some_and(|number| number.chars().count() == 1);
@@ -154,8 +166,9 @@ impl Names {
 
     /// Takes a name; false if another key has it, or it would be a file and a folder.
     fn add(&mut self, name: &str, key: &Key, kind: Kind) -> bool {
-        let folded = if name.is_ascii() { name.to_ascii_lowercase() } else { name.to_lowercase() };
-        let file = self.hasher.hash_one(&folded);
+        let is_lower = name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase());
+        let folded = if is_lower { Cow::Borrowed(name) } else { Cow::Owned(name.to_lowercase()) };
+        let file = self.hasher.hash_one(&*folded);
         let owner = Taken::File(self.hasher.hash_one((key, kind)));
         match self.taken.get(&file) {
             Some(taken) if *taken == owner => return true,

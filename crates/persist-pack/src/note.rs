@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use persist_core::{Checksum, Key, Kind, Metadata, Tags, Timestamp, Version};
 
+use crate::codec::Layout;
 use crate::wire::{Reader, Wrong, put_text, put_varint, put_zigzag};
 
 /// The version of the note's form.
@@ -122,6 +123,11 @@ impl Note {
         }
     }
 
+    /// How the data lies there.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout { plain: self.plain, stored: self.stored, data_crc: self.data_crc }
+    }
+
     /// The bytes of the note, without the CRC that follows them.
     pub(crate) fn encode(&self, to: &mut Vec<u8>) {
         let expires = self.metadata().is_some_and(|metadata| metadata.expires_at.is_some());
@@ -141,9 +147,97 @@ impl Note {
             About::Content(checksum) => to.extend(checksum.as_bytes()),
         }
     }
+}
 
-    /// Reads the bytes of a note.
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Wrong> {
+/// A note as it lies there, checked and not copied.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NoteView<'b> {
+    pub(crate) role: Role,
+    pub(crate) more: bool,
+    pub(crate) synced: u64,
+    pub(crate) plain: u64,
+    pub(crate) stored: u64,
+    pub(crate) data_crc: u32,
+    about: AboutView<'b>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum AboutView<'b> {
+    Pack,
+    Entry(EntryView<'b>),
+    Absence(&'b str, Version),
+    Content(Checksum),
+}
+
+/// A key and its metadata as they lie there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EntryView<'b> {
+    pub(crate) key: &'b str,
+    version: Version,
+    created_at: Timestamp,
+    modified_at: Timestamp,
+    pub(crate) expires_at: Option<Timestamp>,
+    pub(crate) kind: Kind,
+    pub(crate) size: u64,
+    pub(crate) checksum: Checksum,
+    tags: Texts<'b>,
+    encodings: Texts<'b>,
+}
+
+/// Texts in a row.
+#[derive(Clone, Copy, Debug)]
+struct Texts<'b>(&'b [u8]);
+
+impl<'b> Texts<'b> {
+    /// A number, and so many times `each` texts.
+    fn read(from: &mut Reader<'b>, each: usize) -> Result<Self, Wrong> {
+        let count = from.varint()?;
+        let before = from.rest();
+        for _ in 0..count {
+            for _ in 0..each {
+                from.text()?;
+            }
+        }
+        Ok(Self(&before[..before.len() - from.rest().len()]))
+    }
+
+    fn iter(self) -> impl Iterator<Item = &'b str> {
+        let mut from = Reader::new(self.0);
+        std::iter::from_fn(move || if from.rest().is_empty() { None } else { from.text().ok() })
+    }
+}
+
+impl<'b> EntryView<'b> {
+    /// The user's tags, each once.
+    pub(crate) fn tags(&self) -> BTreeMap<&'b str, &'b str> {
+        let mut texts = self.tags.iter();
+        std::iter::from_fn(|| Some((texts.next()?, texts.next()?))).collect()
+    }
+
+    /// What layers did to the value.
+    pub(crate) fn encodings(&self) -> Vec<&'b str> {
+        self.encodings.iter().collect()
+    }
+
+    fn metadata(&self) -> Metadata {
+        let own = |(name, text): (&str, &str)| (name.to_owned(), text.to_owned());
+        Metadata {
+            kind: self.kind,
+            size: self.size,
+            version: self.version,
+            created_at: self.created_at,
+            modified_at: self.modified_at,
+            expires_at: self.expires_at,
+            checksum: self.checksum,
+            tags: Tags::from(self.tags().into_iter().map(own).collect::<BTreeMap<_, _>>()),
+            encodings: self.encodings.iter().map(str::to_owned).collect(),
+        }
+    }
+}
+
+impl<'b> NoteView<'b> {
+    /// Looks at the bytes of a note.
+    pub(crate) fn decode(bytes: &'b [u8]) -> Result<Self, Wrong> {
         let mut from = Reader::new(bytes);
         if from.byte()? != FORM {
             return Err(Wrong("its note has an unknown form"));
@@ -156,13 +250,68 @@ impl Note {
         let (synced, plain, stored) = (from.varint()?, from.varint()?, from.varint()?);
         let data_crc = from.u32()?;
         let about = match role {
-            Role::Value | Role::Reference => decode_entry(&mut from, flags & EXPIRES != 0)?,
-            Role::Tombstone => About::Absence(key(&mut from)?, Version::from_u64(from.varint()?)),
-            Role::Content => About::Content(checksum(&mut from)?),
-            Role::Head | Role::Index | Role::Manifest | Role::Signature => About::Pack,
+            Role::Value | Role::Reference => {
+                AboutView::Entry(EntryView::decode(&mut from, flags & EXPIRES != 0)?)
+            }
+            Role::Tombstone => AboutView::Absence(key(&mut from)?, Version::from_u64(from.varint()?)),
+            Role::Content => AboutView::Content(checksum(&mut from)?),
+            Role::Head | Role::Index | Role::Manifest | Role::Signature => AboutView::Pack,
         };
         from.end()?;
         Ok(Self { role, more: flags & MORE != 0, synced, plain, stored, data_crc, about })
+    }
+
+    /// How the data lies there.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout { plain: self.plain, stored: self.stored, data_crc: self.data_crc }
+    }
+
+    /// A copy.
+    pub(crate) fn to_note(self) -> Result<Note, Wrong> {
+        let own = |key: &str| Key::new(key).map_err(|_| NO_KEY);
+        let about = match &self.about {
+            AboutView::Pack => About::Pack,
+            AboutView::Entry(entry) => About::Entry(own(entry.key)?, entry.metadata()),
+            AboutView::Absence(key, version) => About::Absence(own(key)?, *version),
+            AboutView::Content(checksum) => About::Content(*checksum),
+        };
+        let Self { role, more, synced, plain, stored, data_crc, .. } = self;
+        Ok(Note { role, more, synced, plain, stored, data_crc, about })
+    }
+
+    /// The key concerned.
+    pub(crate) fn key(&self) -> Option<&'b str> {
+        match &self.about {
+            AboutView::Entry(entry) => Some(entry.key),
+            AboutView::Absence(key, _) => Some(key),
+            AboutView::Pack | AboutView::Content(_) => None,
+        }
+    }
+
+    /// The key with its metadata, of a value or a reference.
+    pub(crate) fn entry(&self) -> Option<&EntryView<'b>> {
+        match &self.about {
+            AboutView::Entry(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// The checksum of the plain value that the record holds or refers to.
+    pub(crate) fn checksum(&self) -> Option<Checksum> {
+        match &self.about {
+            AboutView::Entry(entry) => Some(entry.checksum),
+            AboutView::Content(checksum) => Some(*checksum),
+            AboutView::Pack | AboutView::Absence(..) => None,
+        }
+    }
+
+    /// The version that the record gives its key.
+    pub(crate) fn version(&self) -> Option<Version> {
+        match &self.about {
+            AboutView::Entry(entry) => Some(entry.version),
+            AboutView::Absence(_, version) => Some(*version),
+            AboutView::Pack | AboutView::Content(_) => None,
+        }
     }
 }
 
@@ -192,35 +341,30 @@ fn encode_entry(to: &mut Vec<u8>, key: &Key, metadata: &Metadata) {
     }
 }
 
-fn decode_entry(from: &mut Reader<'_>, expires: bool) -> Result<About, Wrong> {
-    let key = key(from)?;
-    let version = Version::from_u64(from.varint()?);
-    let (created_at, modified_at) = (time(from)?, time(from)?);
-    let expires_at = if expires { Some(time(from)?) } else { None };
-    let kind = match from.byte()? {
-        b'j' => Kind::Json,
-        b'b' => Kind::Bytes,
-        b'a' => Kind::Array,
-        _ => return Err(Wrong("it has an unknown kind of value")),
-    };
-    let size = from.varint()?;
-    let checksum = checksum(from)?;
-    let mut tags = BTreeMap::new();
-    for _ in 0..from.varint()? {
-        tags.insert(from.text()?.to_owned(), from.text()?.to_owned());
+impl<'b> EntryView<'b> {
+    fn decode(from: &mut Reader<'b>, expires: bool) -> Result<Self, Wrong> {
+        let key = key(from)?;
+        let version = Version::from_u64(from.varint()?);
+        let (created_at, modified_at) = (time(from)?, time(from)?);
+        let expires_at = if expires { Some(time(from)?) } else { None };
+        let kind = match from.byte()? {
+            b'j' => Kind::Json,
+            b'b' => Kind::Bytes,
+            b'a' => Kind::Array,
+            _ => return Err(Wrong("it has an unknown kind of value")),
+        };
+        let size = from.varint()?;
+        let checksum = checksum(from)?;
+        let (tags, encodings) = (Texts::read(from, 2)?, Texts::read(from, 1)?);
+        Ok(Self { key, version, created_at, modified_at, expires_at, kind, size, checksum, tags, encodings })
     }
-    let mut encodings = Vec::new();
-    for _ in 0..from.varint()? {
-        encodings.push(from.text()?.to_owned());
-    }
-    let tags = Tags::from(tags);
-    let metadata =
-        Metadata { kind, size, version, created_at, modified_at, expires_at, checksum, tags, encodings };
-    Ok(About::Entry(key, metadata))
 }
 
-fn key(from: &mut Reader<'_>) -> Result<Key, Wrong> {
-    Key::new(from.text()?).map_err(|_| Wrong("its key is none"))
+const NO_KEY: Wrong = Wrong("its key is none");
+
+fn key<'b>(from: &mut Reader<'b>) -> Result<&'b str, Wrong> {
+    let key = from.text()?;
+    if key.is_empty() || Key::check_prefix(key).is_err() { Err(NO_KEY) } else { Ok(key) }
 }
 
 fn time(from: &mut Reader<'_>) -> Result<Timestamp, Wrong> {

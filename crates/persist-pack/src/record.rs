@@ -3,7 +3,7 @@
 //! Source: APPNOTE.TXT, the ZIP file format specification, 6.3.10, sections 4.3.7 (local file header) and 4.5.3 (ZIP64).
 
 use crate::codec::{CHUNK, Method, Payload, chunks_of};
-use crate::note::Note;
+use crate::note::{Note, NoteView};
 use crate::wire::{Reader, Wrong};
 
 /// The signature of a local file header.
@@ -64,15 +64,33 @@ impl Head {
     pub(crate) fn table_len(&self) -> u64 {
         table_len(self.note.plain)
     }
+}
 
-    /// True if the lengths need more than 32 bits.
-    pub(crate) fn is_zip64(&self) -> bool {
-        is_zip64(&self.note)
+/// The part of a record before its data, as it lies there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadView<'b> {
+    pub(crate) name: &'b str,
+    pub(crate) method: Method,
+    pub(crate) crc32: u32,
+    pub(crate) note: NoteView<'b>,
+    len: u64,
+}
+
+impl HeadView<'_> {
+    /// Length of the head itself.
+    pub(crate) fn head_len(&self) -> u64 {
+        self.len
+    }
+
+    /// Length of the whole record.
+    pub(crate) fn record_len(&self) -> u64 {
+        self.len.saturating_add(self.note.stored).saturating_add(table_len(self.note.plain))
     }
 }
 
-fn is_zip64(note: &Note) -> bool {
-    note.plain.max(note.stored) >= u64::from(SEE_ZIP64)
+/// True if the lengths need more than 32 bits.
+pub(crate) fn is_zip64(plain: u64, stored: u64) -> bool {
+    plain.max(stored) >= u64::from(SEE_ZIP64)
 }
 
 /// Small data is one chunk, whose CRC is in the note.
@@ -89,44 +107,28 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn crc_of(self, parts: &[&[u8]]) -> u32 {
+    fn crc_of(self, head: &[u8]) -> u32 {
         let mut hasher = crc32fast::Hasher::new();
-        hasher.update(&self.salt.to_le_bytes());
-        hasher.update(&self.at.to_le_bytes());
-        parts.iter().for_each(|part| hasher.update(part));
+        let (salt, at) = (u128::from(self.salt), u128::from(self.at));
+        hasher.update(&(salt | at << 64).to_le_bytes());
+        hasher.update(head);
         hasher.finalize()
     }
 }
 
-/// The head of a record as bytes.
+/// Appends the head of a record to some bytes; what a reader will find there.
 ///
 /// # Errors
-/// If what is to be noted does not fit into an extra field.
+/// If what is to be noted does not fit into an extra field; then nothing is appended.
 pub(crate) fn encode_head(
     to: &mut Vec<u8>,
     place: Place,
-    name: &str,
-    note: &Note,
+    name: String,
+    note: Note,
     payload: &Payload,
-) -> Result<(), Wrong> {
+) -> Result<Head, Wrong> {
     let start = to.len();
-    let zip64 = is_zip64(note);
-    let mut extra = Vec::with_capacity(192);
-    if zip64 {
-        extra.extend(ZIP64_ID.to_le_bytes());
-        extra.extend(16_u16.to_le_bytes());
-        extra.extend(note.plain.to_le_bytes());
-        extra.extend(note.stored.to_le_bytes());
-    }
-    extra.extend(NOTE_ID.to_le_bytes());
-    let length_at = extra.len();
-    extra.extend([0, 0]);
-    note.encode(&mut extra);
-    let too_long = Wrong("the key, the tags and the encodings together do not fit into the head of a record");
-    let length = u16::try_from(extra.len() + 4 - length_at - 2).map_err(|_| too_long)?;
-    extra[length_at..length_at + 2].copy_from_slice(&length.to_le_bytes());
-    let extra_len = u16::try_from(extra.len() + 4).map_err(|_| too_long)?;
-    let name_len = u16::try_from(name.len()).map_err(|_| too_long)?;
+    let zip64 = is_zip64(note.plain, note.stored);
     let short = |length: u64| if zip64 { SEE_ZIP64 } else { u32::try_from(length).unwrap_or(SEE_ZIP64) };
     to.extend(LOCAL.to_le_bytes());
     to.extend(version_needed(payload.method, zip64).to_le_bytes());
@@ -136,13 +138,35 @@ pub(crate) fn encode_head(
     to.extend(payload.crc32.to_le_bytes());
     to.extend(short(note.stored).to_le_bytes());
     to.extend(short(note.plain).to_le_bytes());
-    to.extend(name_len.to_le_bytes());
-    to.extend(extra_len.to_le_bytes());
+    let lengths_at = to.len();
+    to.extend([0; 4]);
     to.extend(name.as_bytes());
-    to.extend(extra);
-    let crc = place.crc_of(&[&to[start..]]);
+    let extra_at = to.len();
+    if zip64 {
+        to.extend(ZIP64_ID.to_le_bytes());
+        to.extend(16_u16.to_le_bytes());
+        to.extend(note.plain.to_le_bytes());
+        to.extend(note.stored.to_le_bytes());
+    }
+    to.extend(NOTE_ID.to_le_bytes());
+    let note_at = to.len() + 2;
+    to.extend([0; 2]);
+    note.encode(to);
+    // With the CRC that comes last.
+    let end = to.len() + 4;
+    let lengths = [name.len(), end - extra_at, end - note_at].map(u16::try_from);
+    let [Ok(name_len), Ok(extra_len), Ok(note_len)] = lengths else {
+        to.truncate(start);
+        return Err(Wrong(
+            "the key, the tags and the encodings together do not fit into the head of a record",
+        ));
+    };
+    to[lengths_at..lengths_at + 2].copy_from_slice(&name_len.to_le_bytes());
+    to[lengths_at + 2..lengths_at + 4].copy_from_slice(&extra_len.to_le_bytes());
+    to[note_at - 2..note_at].copy_from_slice(&note_len.to_le_bytes());
+    let crc = place.crc_of(&to[start..]);
     to.extend(crc.to_le_bytes());
-    Ok(())
+    Ok(Head { name, method: payload.method, crc32: payload.crc32, note, len: (end - start) as u64 })
 }
 
 /// Reads the head of a record from the front of some bytes, which may go on after it.
@@ -150,6 +174,28 @@ pub(crate) fn encode_head(
 /// # Errors
 /// What is wrong with it; that it is cut off, if the bytes end too early.
 pub(crate) fn parse_head(bytes: &[u8], place: Place) -> Result<Head, Wrong> {
+    let HeadView { name, method, crc32, note, len } = view_head(bytes, place)?;
+    Ok(Head { name: name.to_owned(), method, crc32, note: note.to_note()?, len })
+}
+
+/// As [`parse_head`], without a copy.
+///
+/// # Errors
+/// As there.
+pub(crate) fn view_head(bytes: &[u8], place: Place) -> Result<HeadView<'_>, Wrong> {
+    look_at(bytes, Some(place))
+}
+
+/// As [`view_head`], of a head whose CRC was right a moment ago.
+///
+/// # Errors
+/// As there.
+pub(crate) fn known_head(bytes: &[u8]) -> Result<HeadView<'_>, Wrong> {
+    look_at(bytes, None)
+}
+
+/// `place`: where it should stand; `None`: its CRC was checked.
+fn look_at(bytes: &[u8], place: Option<Place>) -> Result<HeadView<'_>, Wrong> {
     let mut from = Reader::new(bytes);
     if from.u32()? != LOCAL {
         return Err(Wrong("no record begins there"));
@@ -166,13 +212,13 @@ pub(crate) fn parse_head(bytes: &[u8], place: Place) -> Result<Head, Wrong> {
     let Some((covered, crc)) = bytes.get(..len).and_then(<[u8]>::split_last_chunk::<4>) else {
         return Err(Wrong("its head has no note"));
     };
-    if place.crc_of(&[covered]) != u32::from_le_bytes(*crc) {
+    if place.is_some_and(|place| place.crc_of(covered) != u32::from_le_bytes(*crc)) {
         return Err(Wrong("its head does not match its CRC"));
     }
     let method = Method::of(method).ok_or(Wrong("it is packed with an unknown method"))?;
-    let note = Note::decode(note_of(extra)?)?;
-    let name = std::str::from_utf8(name).map_err(|_| Wrong("its name is no text"))?.to_owned();
-    let zip64 = is_zip64(&note);
+    let note = NoteView::decode(note_of(extra)?)?;
+    let name = std::str::from_utf8(name).map_err(|_| Wrong("its name is no text"))?;
+    let zip64 = is_zip64(note.plain, note.stored);
     let short = |length: u64| if zip64 { SEE_ZIP64 } else { u32::try_from(length).unwrap_or(SEE_ZIP64) };
     let agrees = flags == UTF8_NAME
         && time == NO_TIME
@@ -182,7 +228,7 @@ pub(crate) fn parse_head(bytes: &[u8], place: Place) -> Result<Head, Wrong> {
     if !agrees {
         return Err(Wrong("its head and its note do not agree"));
     }
-    Ok(Head { name, method, crc32, note, len: len as u64 })
+    Ok(HeadView { name, method, crc32, note, len: len as u64 })
 }
 
 /// The bytes of our note, which is the last extra field, without the CRC at its end.
@@ -202,13 +248,13 @@ fn note_of(extra: &[u8]) -> Result<&[u8], Wrong> {
 }
 
 /// The lengths of the ZIP64 field, if there is one, are those of the note.
-fn extra_agrees(extra: &[u8], note: &Note) -> bool {
+fn extra_agrees(extra: &[u8], note: &NoteView<'_>) -> bool {
     let mut from = Reader::new(extra);
     let mut lengths = || -> Result<_, Wrong> {
         let (id, len) = (from.u16()?, from.u16()?);
         Ok(if id == ZIP64_ID { Some((len, from.u64()?, from.u64()?)) } else { None })
     };
-    let wanted = is_zip64(note).then_some((16, note.plain, note.stored));
+    let wanted = is_zip64(note.plain, note.stored).then_some((16, note.plain, note.stored));
     lengths() == Ok(wanted)
 }
 
@@ -237,23 +283,25 @@ mod tests {
     fn encoded(place: Place) -> Vec<u8> {
         let (note, payload) = entry();
         let mut bytes = Vec::new();
-        encode_head(&mut bytes, place, "a/β", &note, &payload).unwrap();
+        encode_head(&mut bytes, place, "a/β".to_owned(), note, &payload).unwrap();
         bytes
     }
 
     #[test]
     fn a_head_reads_back() {
-        let (note, _) = entry();
-        let bytes = encoded(PLACE);
-        let head = parse_head(&bytes, PLACE).unwrap();
+        let (note, payload) = entry();
+        let mut bytes = b"before".to_vec();
+        let written = encode_head(&mut bytes, PLACE, "a/β".to_owned(), note.clone(), &payload).unwrap();
+        let head = parse_head(&bytes[6..], PLACE).unwrap();
+        assert_eq!(head, written);
         assert_eq!(head.note, note);
-        assert_eq!((head.name.as_str(), head.len), ("a/β", bytes.len() as u64));
+        assert_eq!((head.name.as_str(), head.len), ("a/β", bytes.len() as u64 - 6));
         for about in [About::Pack, About::Absence(Key::new("k").unwrap(), Version::from_u64(9))] {
             let role = if about == About::Pack { Role::Manifest } else { Role::Tombstone };
             let payload = Payload::empty();
             let note = Note { more: true, synced: u64::MAX, ..payload.note(role, about) };
             let mut bytes = Vec::new();
-            encode_head(&mut bytes, PLACE, "", &note, &payload).unwrap();
+            encode_head(&mut bytes, PLACE, String::new(), note.clone(), &payload).unwrap();
             assert_eq!(parse_head(&bytes, PLACE).unwrap().note, note);
         }
     }
@@ -284,11 +332,11 @@ mod tests {
             let (mut note, payload) = entry();
             (note.plain, note.stored) = (length, length);
             let mut bytes = Vec::new();
-            encode_head(&mut bytes, PLACE, "n", &note, &payload).unwrap();
+            encode_head(&mut bytes, PLACE, "n".to_owned(), note, &payload).unwrap();
             let head = parse_head(&bytes, PLACE).unwrap();
             assert_eq!((head.note.plain, head.note.stored), (length, length));
             let zip64 = length >= u64::from(u32::MAX);
-            assert_eq!(head.is_zip64(), zip64);
+            assert_eq!(is_zip64(head.note.plain, head.note.stored), zip64);
             let short = u32::from_le_bytes(bytes[18..22].try_into().unwrap());
             assert_eq!(u64::from(short), length.min(u64::from(u32::MAX)));
             assert_eq!(u16::from_le_bytes([bytes[4], bytes[5]]), if zip64 { 45 } else { 20 });
@@ -301,6 +349,8 @@ mod tests {
         if let About::Entry(_, metadata) = &mut note.about {
             metadata.encodings = vec!["x".repeat(70_000)];
         }
-        assert!(encode_head(&mut Vec::new(), PLACE, "n", &note, &payload).is_err());
+        let mut bytes = b"before".to_vec();
+        assert!(encode_head(&mut bytes, PLACE, "n".to_owned(), note, &payload).is_err());
+        assert_eq!(bytes, b"before");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +11,9 @@ use bytes::Bytes;
 use persist_core::{Checksum, Key};
 
 use crate::codec::CHUNK;
+use crate::directory::has_end;
 use crate::fault::Fault;
+use crate::guide::Guide;
 use crate::head::PackHead;
 use crate::index::{Entry, Index, Sheet};
 use crate::log::Log;
@@ -18,7 +21,7 @@ use crate::map::map;
 use crate::memory::{Memory, Slot};
 use crate::note::Role;
 use crate::record::{Head, MAX_HEAD, Place, TABLE_ENTRY, parse_head};
-use crate::tail::{Seal, has_end};
+use crate::seal::Seal;
 use crate::wire::{Reader, Wrong};
 
 /// A sealed pack.
@@ -175,7 +178,7 @@ impl Sealed {
 
     /// A pack whose log is whole and whose seal is damaged.
     pub(crate) fn without_seal(path: &Path, file: &File, log: Log) -> Result<Self, Fault> {
-        let items = log.memory.keys.len() as u64;
+        let items = log.memory.len() as u64;
         let (index_at, floor) = (log.end, log.memory.floor);
         let seal =
             Seal { index_at, manifest_at: index_at, directory_at: index_at, items, floor, root: [0; 32] };
@@ -209,12 +212,21 @@ impl Sealed {
         Self::head_in(&self.bytes, Place { salt: self.pack.salt, at })
     }
 
-    /// Bytes of the file.
-    pub(crate) fn slice(&self, at: u64, len: u64) -> Result<Bytes, Wrong> {
+    fn range(&self, at: u64, len: u64) -> Result<Range<usize>, Wrong> {
         let cut = Wrong("the file is shorter than it should be");
         let start = usize::try_from(at).map_err(|_| cut)?;
         let end = usize::try_from(len).ok().and_then(|len| start.checked_add(len)).ok_or(cut)?;
-        if end > self.bytes.len() { Err(cut) } else { Ok(self.bytes.slice(start..end)) }
+        if end > self.bytes.len() { Err(cut) } else { Ok(start..end) }
+    }
+
+    /// Bytes of the file, which stays mapped while they are used.
+    pub(crate) fn slice(&self, at: u64, len: u64) -> Result<Bytes, Wrong> {
+        Ok(self.bytes.slice(self.range(at, len)?))
+    }
+
+    /// Bytes of the file, for a moment.
+    pub(crate) fn view(&self, at: u64, len: u64) -> Result<&[u8], Wrong> {
+        Ok(&self.bytes[self.range(at, len)?])
     }
 
     /// Says whether its contents may go, because it is being compacted.
@@ -266,8 +278,8 @@ impl Sealed {
         Ok(memory)
     }
 
-    /// What the pack knows of a key.
-    pub(crate) fn find(&self, key: &Key) -> Result<Option<Known>, Wrong> {
+    /// What the pack knows of a key with this [hash](crate::index::hash_of).
+    pub(crate) fn find(&self, key: &Key, hash: u64) -> Result<Option<Known>, Wrong> {
         let read = |entry: Option<Entry<'_>>| {
             entry.map(|entry| {
                 let Entry { at, len, size, expires_at, is_tombstone, is_reference, .. } = entry;
@@ -275,8 +287,8 @@ impl Sealed {
             })
         };
         self.ask(
-            |index, pages| index.find(pages, key).map(read),
-            |memory| Ok(memory.keys.get(key).map(|slot| Known::of(key, slot))),
+            |index, pages| index.find(pages, key, hash).map(read),
+            |memory| Ok(memory.get(key).map(|slot| Known::of(key, slot))),
         )
     }
 
@@ -328,11 +340,14 @@ impl Sealed {
         )
     }
 
+    /// What the index in the file says of the order of the records.
+    pub(crate) fn guide(&self) -> Guide {
+        let Some((index, pages)) = &self.index else { return Guide::default() };
+        Guide::new((0..index.count()).filter_map(|number| index.at(pages, number).ok()))
+    }
+
     fn next_in(memory: &Memory, key: &str, after: bool) -> Option<Known> {
-        use std::ops::Bound;
-        let start = if after { Bound::Excluded(key) } else { Bound::Included(key) };
-        let mut keys = memory.keys.range::<str, _>((start, Bound::Unbounded));
-        keys.next().map(|(key, slot)| Known::of(key, slot))
+        memory.from(key, after).next().map(|(key, slot)| Known::of(key, slot))
     }
 
     /// Length of the file.

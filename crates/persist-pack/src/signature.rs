@@ -216,6 +216,17 @@ mod tests {
         }
     }
 
+    /// Else a root that somebody lets be signed for another purpose would do for a pack.
+    #[test]
+    fn what_is_signed_is_more_than_the_root() {
+        let key = SigningKey::generate().unwrap();
+        let root = [7; 32];
+        let signature = key.0.sign(&root).to_bytes();
+        let signature = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        let bare = Signature { signature, ..key.sign(&root) };
+        assert!(bare.check(&key.public_key(), &root).is_err());
+    }
+
     #[test]
     fn keys_read_back_and_are_not_shown() {
         let key = SigningKey::generate().unwrap();

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use persist_core::{Array, Checksum, Json, Key, Kind, Metadata, Value};
 
-use crate::codec::{Source, unpack, unpack_range};
+use crate::codec::{Payload, Source, unpack, unpack_range};
 use crate::fault::Fault;
 use crate::folder::{Folder, Look, Mark, Span};
+use crate::index::hash_of;
 use crate::log::{Log, check_span};
 use crate::memory::Slot;
 use crate::note::Role;
@@ -70,13 +71,27 @@ impl Found {
     }
 
     /// The data as it lies in the file.
-    pub(crate) fn packed(&self) -> Result<Bytes, Fault> {
+    fn packed(&self) -> Result<Bytes, Fault> {
         self.stored(0, self.head().note.stored)
     }
 
     /// The table of chunks as it lies in the file.
-    pub(crate) fn chunk_table(&self) -> Result<Bytes, Fault> {
+    fn chunk_table(&self) -> Result<Bytes, Fault> {
         self.table(self.head().table_len())
+    }
+
+    /// All of that with its CRCs, to be copied: damage is copied as damage, and stays visible.
+    pub(crate) fn payload(&self) -> Result<Payload, Fault> {
+        let head = self.head();
+        let (packed, table) = (self.packed()?, self.chunk_table()?);
+        Ok(Payload {
+            method: head.method,
+            plain: head.note.plain,
+            pieces: [packed, Bytes::new()],
+            crc32: head.crc32,
+            table: table.to_vec(),
+            data_crc: head.note.data_crc,
+        })
     }
 
     /// The unpacked data, if it is no longer than `limit`.
@@ -85,7 +100,7 @@ impl Found {
         if head.note.plain > limit {
             return Err(Wrong("it is longer than the largest value accepted (max_value)").into());
         }
-        unpack(self, head.method, &head.note)
+        unpack(self, head.method, head.note.layout())
     }
 
     /// A part of the buffer of a value that is in this record.
@@ -96,7 +111,7 @@ impl Found {
         if start >= end {
             return Ok(Bytes::new());
         }
-        unpack_range(self, head.method, &head.note, before + start, before + end)
+        unpack_range(self, head.method, head.note.layout(), before + start, before + end)
     }
 }
 
@@ -222,12 +237,13 @@ impl State {
     /// What the newest record of a key says, without reading it; tombstones are told too.
     pub(crate) fn known(&self, key: &Key) -> Result<Option<Seen>, Wrong> {
         if let Some(log) = &self.log
-            && let Some(slot) = log.memory.keys.get(key)
+            && let Some(slot) = log.memory.get(key)
         {
             return Ok(Some((self.packs.len(), Known::of(key, slot))));
         }
+        let hash = hash_of(key);
         for (number, pack) in self.packs.iter().enumerate().rev() {
-            if let Some(known) = pack.find(key)? {
+            if let Some(known) = pack.find(key, hash)? {
                 return Ok(Some((number, known)));
             }
         }
@@ -246,7 +262,7 @@ impl State {
     pub(crate) fn record(&self, layer: usize, known: &Known) -> Result<Found, Wrong> {
         let Some(pack) = self.packs.get(layer) else {
             let log = self.log.as_ref();
-            let slot = log.and_then(|log| Some((log, log.memory.keys.get(&known.key)?)));
+            let slot = log.and_then(|log| Some((log, log.memory.get(&known.key)?)));
             let (log, slot) = slot.ok_or(Wrong("it is not where it was"))?;
             return Ok(Found { home: Home::Log(Arc::clone(&log.file)), slot: slot.clone() });
         };
@@ -295,12 +311,7 @@ impl State {
         after: bool,
         mut visit: impl FnMut(usize, Known) -> Result<bool, Wrong>,
     ) -> Result<(), Wrong> {
-        use std::ops::Bound;
-        let bound = if after { Bound::Excluded(start) } else { Bound::Included(start) };
-        let mut log = self
-            .log
-            .as_ref()
-            .map(|log| log.memory.keys.range::<str, _>((bound, Bound::Unbounded)).peekable());
+        let mut log = self.log.as_ref().map(|log| log.memory.from(start, after).peekable());
         let seek = |pack: &Arc<Sealed>| pack.seek(start, after);
         let mut packs = self.packs.iter().map(seek).collect::<Result<Vec<_>, _>>()?;
         loop {

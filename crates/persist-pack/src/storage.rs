@@ -5,13 +5,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::RwLock;
+use persist_core::writing::{Done, delete_in_batches, store_in_batches};
 use persist_core::{
-    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
-    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
-    Stats, StorageError, StoreItem, StoreOptions, Value, Verification, check_distinct,
+    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, Key,
+    ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result, Stats, StorageError,
+    StoreItem, StoreOptions, Value, Verification, Watch, Watchers,
 };
 
-use crate::change::{Change, Done, Draft, Step};
+use crate::bulk::Bulk;
+use crate::change::{Change, Draft, Step};
 use crate::config::PackConfig;
 use crate::core::{Core, Report};
 use crate::fault::system;
@@ -19,7 +21,8 @@ use crate::folder::{Folder, Lock};
 use crate::maintenance::{self, blocking};
 use crate::reading::value;
 use crate::state::State;
-use crate::writer::Writer;
+use crate::watching::watch;
+use crate::writer::{self, Writer};
 
 /// Values up to this size are hashed, packed and read on the caller's thread.
 const INLINE_BYTES: u64 = 256 << 10;
@@ -28,10 +31,7 @@ const INLINE_BYTES: u64 = 256 << 10;
 const INLINE_KEYS: usize = 128;
 
 /// How many values of a batch share a sync or a thread.
-const BATCH: usize = 4096;
-
-/// How many bytes of values of a `store_many` share a sync.
-const BATCH_BYTES: u64 = 16 << 20;
+pub(crate) const BATCH: usize = 4096;
 
 /// A folder of packs as a storage. Cloning gives another handle on the same one.
 #[derive(Clone)]
@@ -101,8 +101,16 @@ impl PackStorage {
         let state = State::open(&folder, lock.is_some())
             .map_err(|fault| fault.into_error(&descriptor, "open", None))?;
         let state = RwLock::new(state);
-        let core = Arc::new(Core { descriptor, config, folder, state, report: Report::default() });
-        let writer = lock.map(|lock| Writer::open(&core, lock)).transpose()?;
+        let core = Arc::new(Core {
+            descriptor,
+            config,
+            folder,
+            state,
+            report: Report::default(),
+            watchers: Watchers::new(),
+            maintaining: Default::default(),
+        });
+        let writer = lock.map(|lock| writer::start(&core, lock)).transpose()?;
         Ok(Self { inner: Arc::new(Inner { core, writer }) })
     }
 
@@ -110,7 +118,7 @@ impl PackStorage {
         &self.inner.core
     }
 
-    fn writer(&self, operation: &'static str) -> Result<&Writer> {
+    pub(crate) fn writer(&self, operation: &'static str) -> Result<&Writer> {
         self.describe().admit_change(operation)?;
         self.inner.writer.as_ref().ok_or_else(|| {
             self.describe().error(ErrorKind::Internal, operation, "there is no thread that writes")
@@ -118,7 +126,7 @@ impl PackStorage {
     }
 
     /// Prepares steps: on this thread if there is little to hash and pack.
-    async fn prepare(
+    pub(crate) async fn prepare(
         &self,
         operation: &'static str,
         bytes: u64,
@@ -128,27 +136,6 @@ impl PackStorage {
             return Ok(prepare(self.core()));
         }
         blocking(self.core(), operation, move |core| Ok(prepare(core))).await
-    }
-
-    /// Stores values that were admitted, each on its own, with one sync.
-    async fn store_batch(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
-        let bytes = items.iter().map(|item| item.value.size()).sum();
-        let stored = async {
-            let draft = |core: &Core| {
-                let draft = |item| Draft::new(&core.descriptor, core.config.compression, item);
-                items.into_iter().map(|item| Step::Put(Box::new(draft(item)))).collect()
-            };
-            let steps = self.prepare("store", bytes, draft).await?;
-            self.writer("store")?.change(Change { operation: "store", steps, together: false }).await
-        };
-        match stored.await {
-            Ok(answers) => {
-                let named = keys.iter().zip(answers);
-                named.map(|(key, answer)| answer.and_then(stored_of).map_err(|e| e.with_key(key))).collect()
-            }
-            Err(error) => keys.iter().map(|key| Err(error.again("store").with_key(key))).collect(),
-        }
     }
 }
 
@@ -160,46 +147,13 @@ fn locked(descriptor: &Descriptor, path: &str) -> StorageError {
     descriptor.error(ErrorKind::Locked, "open", message)
 }
 
-fn unexpected(done: &Done) -> StorageError {
-    StorageError::new(ErrorKind::Internal, format!("a change got the answer of another: {done:?}"))
-}
-
-fn stored_of(done: Done) -> Result<Metadata> {
-    match done {
-        Done::Stored(metadata) => Ok(metadata),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn deleted_of(done: Done) -> Result<bool> {
-    match done {
-        Done::Deleted(was_there) => Ok(was_there),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn touched_of(done: Done) -> Result<Option<Metadata>> {
-    match done {
-        Done::Touched(metadata) => Ok(metadata),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn outcome_of(done: Done) -> Result<Outcome> {
-    match done {
-        Done::Stored(metadata) => Ok(Outcome::Stored(metadata)),
-        Done::Deleted(was_there) => Ok(Outcome::Deleted(was_there)),
-        Done::Checked => Ok(Outcome::Checked),
-        other => Err(unexpected(&other)),
-    }
-}
-
 fn describe(name: &str, config: &PackConfig, context: &OpenContext) -> Descriptor {
     let capabilities = Capabilities {
         durable: true,
         atomic_transact: true,
         native_ranges: true,
         native_arrays: true,
+        native_watch: !config.read_only,
         read_only: config.read_only,
         ..Capabilities::NONE
     };
@@ -224,9 +178,8 @@ impl BaseStorage for PackStorage {
             vec![Step::Put(Box::new(Draft::new(&core.descriptor, core.config.compression, item)))]
         };
         let steps = self.prepare("store", bytes, draft).await?;
-        let change = Change { operation: "store", steps, together: true };
-        let done = self.writer("store")?.one(change).await;
-        done.and_then(stored_of).map_err(|error| error.with_key(key))
+        let done = self.writer("store")?.one(Change::all("store", steps)).await;
+        done.and_then(Done::stored).map_err(|error| error.with_key(key))
     }
 
     async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
@@ -242,7 +195,7 @@ impl BaseStorage for PackStorage {
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
         let step = Step::Delete { key: key.clone(), condition: options.condition };
         let done = self.writer("delete")?.one(Change::one("delete", step)).await;
-        done.and_then(deleted_of).map_err(|error| error.with_key(key))
+        done.and_then(Done::deleted).map_err(|error| error.with_key(key))
     }
 
     async fn list_keys(&self, prefix: &str, options: ListOptions) -> Result<Page> {
@@ -262,7 +215,7 @@ impl BaseStorage for PackStorage {
     async fn touch(&self, key: &Key, expiry: Expiry) -> Result<Option<Metadata>> {
         let step = Step::Touch { key: key.clone(), expiry };
         let done = self.writer("touch")?.one(Change::one("touch", step)).await;
-        done.and_then(touched_of).map_err(|error| error.with_key(key))
+        done.and_then(Done::touched).map_err(|error| error.with_key(key))
     }
 
     /// Only the chunks of 256 KiB around the range are read, unpacked and checked.
@@ -278,26 +231,7 @@ impl BaseStorage for PackStorage {
     }
 
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        let mut results = Vec::with_capacity(items.len());
-        let (mut batch, mut refused, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut items = items.into_iter().peekable();
-        while let Some(item) = items.next() {
-            match self.describe().admit_store(&item.key, &item.value, &item.options) {
-                Ok(()) => {
-                    bytes += item.value.size();
-                    batch.push(item);
-                }
-                Err(error) => refused.push((results.len() + batch.len() + refused.len(), error)),
-            }
-            if batch.len() == BATCH || bytes >= BATCH_BYTES || items.peek().is_none() {
-                results.extend(self.store_batch(std::mem::take(&mut batch)).await);
-                for (at, error) in refused.drain(..) {
-                    results.insert(at, Err(error));
-                }
-                bytes = 0;
-            }
-        }
-        results
+        store_in_batches(&Bulk(self), items).await
     }
 
     async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {
@@ -321,46 +255,19 @@ impl BaseStorage for PackStorage {
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Vec<Result<bool>> {
-        let mut results = Vec::with_capacity(keys.len());
-        for batch in keys.chunks(BATCH) {
-            let step = |key: &Key| Step::Delete { key: key.clone(), condition: Default::default() };
-            let steps = batch.iter().map(step).collect();
-            let done = match self.writer("delete") {
-                Ok(writer) => writer.change(Change { operation: "delete", steps, together: false }).await,
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(answers) => {
-                    results.extend(batch.iter().zip(answers).map(|(key, answer)| {
-                        answer.and_then(deleted_of).map_err(|error| error.with_key(key))
-                    }));
-                }
-                Err(error) => {
-                    results.extend(batch.iter().map(|key| Err(error.again("delete").with_key(key))));
-                }
-            }
-        }
-        results
+        delete_in_batches(&Bulk(self), keys).await
     }
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         let writer = self.writer("transact")?;
-        check_distinct(&operations)
-            .map_err(|error| error.with_operation("transact").with_storage(self.describe().name()))?;
-        let mut bytes = 0;
-        for operation in &operations {
-            if let Operation::Put(item) = operation {
-                self.describe().admit_store(&item.key, &item.value, &item.options)?;
-                bytes += item.value.size();
-            }
-        }
+        let bytes = self.describe().admit_transact(&operations)?;
         let draft = |core: &Core| {
             let step = |operation| Step::of(&core.descriptor, core.config.compression, operation);
             operations.into_iter().map(step).collect()
         };
         let steps = self.prepare("transact", bytes, draft).await?;
-        let answer = writer.change(Change { operation: "transact", steps, together: true }).await?;
-        answer.into_iter().map(|done| done.and_then(outcome_of)).collect()
+        let answer = writer.change(Change::all("transact", steps)).await?;
+        answer.into_iter().map(|done| done.and_then(Done::outcome)).collect()
     }
 
     /// With `relaxed` durability this forces everything acknowledged before to the disk.
@@ -376,15 +283,7 @@ impl BaseStorage for PackStorage {
         if let Err(error) = self.list_keys("", ListOptions::new().limit(1)).await {
             return Health::unhealthy(&error);
         }
-        match self.core().report.failure() {
-            None => Health::healthy(),
-            Some(why) => Health {
-                status: HealthStatus::Degraded,
-                detail: format!(
-                    "a write or sync failed ({why}): it can be read, not written; check the disk, then reopen"
-                ),
-            },
-        }
+        self.core().report.poison.health()
     }
 
     /// All keys are counted anew, so it costs what a listing of all keys costs. Gauges: `sealed_packs`, `rebuilt_indexes` (damaged, made anew
@@ -406,10 +305,17 @@ impl BaseStorage for PackStorage {
         blocking(self.core(), "verify", maintenance::verify).await
     }
 
+    /// What this process changes is told as it is committed. A storage that only reads looks at the log every tenth of a
+    /// second; `Lost` is told when a pack was sealed or compacted meanwhile.
+    async fn watch<'a>(&'a self, prefix: &str) -> Result<Watch<'a>> {
+        watch(self.core(), prefix)
+    }
+
     async fn close(&self) -> Result<()> {
         if !self.describe().close() {
             return Ok(());
         }
+        self.core().watchers.close();
         match &self.inner.writer {
             Some(writer) => writer.close().await,
             None => Ok(()),

@@ -89,6 +89,11 @@ impl<'b> Reader<'b> {
         std::str::from_utf8(self.take(len)?).map_err(|_| Wrong("a text in it is none"))
     }
 
+    /// What is left.
+    pub(crate) fn rest(&self) -> &'b [u8] {
+        self.0
+    }
+
     /// Nothing may be left.
     pub(crate) fn end(&self) -> Result<(), Wrong> {
         if self.0.is_empty() { Ok(()) } else { Err(Wrong("it goes on after its end")) }

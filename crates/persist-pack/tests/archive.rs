@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use persist_core::{Array, Entry, ErrorKind, Key, Tags, Timestamp, Value};
 use persist_pack::{
-    Archive, Built, Compression, Item, PackBuilder, Proof, SigningKey, merkle, root_of, sign,
+    Archive, Built, Compression, Item, PackBuilder, Proof, Selection, SigningKey, merkle, root_of, sign,
 };
 
 fn key(text: &str) -> Key {
@@ -261,10 +261,10 @@ fn extraction_stays_in_its_folder_and_is_whole_or_not_at_all() {
     let built = build(&path, &content, Compression::Deflate, None);
     let archive = Archive::open(&path).unwrap();
     let to = desk.path("to");
-    let error = archive.extract(&to, built.bytes - 1, |_| ()).unwrap_err();
+    let error = archive.extract(&Selection::All, &to, built.bytes - 1, |_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TooLarge, "{error}");
     assert!(!to.exists());
-    let done = archive.extract(&to, u64::MAX, |_| ()).unwrap();
+    let done = archive.extract(&Selection::All, &to, u64::MAX, |_| ()).unwrap();
     assert_eq!(done.files, content.len() as u64);
     assert_eq!(done.escaped, 9);
     assert_eq!(fs::read(to.join("b/json.json")).unwrap(), b"{\"x\": [1, 2]}");
@@ -276,16 +276,109 @@ fn extraction_stays_in_its_folder_and_is_whole_or_not_at_all() {
         .collect();
     beside.sort();
     assert_eq!(beside, ["pack", "to"]);
-    assert_eq!(archive.extract(&to, u64::MAX, |_| ()).unwrap_err().kind(), ErrorKind::Conflict, "not empty");
+    assert_eq!(
+        archive.extract(&Selection::All, &to, u64::MAX, |_| ()).unwrap_err().kind(),
+        ErrorKind::Conflict,
+        "not empty"
+    );
     // Damage: nothing is written.
     let mut bytes = fs::read(&path).unwrap();
     let at = bytes.windows(14).position(|part| part == b"the value of a").unwrap();
     bytes[at] ^= 1;
     let bad = desk.path("bad");
     fs::write(&bad, bytes).unwrap();
-    let error = Archive::open(&bad).unwrap().extract(&desk.path("other"), u64::MAX, |_| ()).unwrap_err();
+    let error = Archive::open(&bad)
+        .unwrap()
+        .extract(&Selection::All, &desk.path("other"), u64::MAX, |_| ())
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corruption);
     assert!(!desk.path("other").exists() && !desk.path("other.unfinished").exists());
+}
+
+#[test]
+fn a_part_is_extracted_under_the_names_that_the_whole_has() {
+    let desk = Desk::new();
+    let path = desk.path("pack");
+    let mut content = content();
+    // `A` gives way to `a`, and must do so alone too.
+    content.insert("A".to_owned(), Value::bytes(&b"upper"[..]));
+    content.insert("b".to_owned(), Value::bytes(&b"also the name of a folder"[..]));
+    build(&path, &content, Compression::Deflate, None);
+    let archive = Archive::open(&path).unwrap();
+    let files = |folder: &Path| {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(next) = folders.pop() {
+            for entry in fs::read_dir(next).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => folders.push(path),
+                    false => found.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned()),
+                }
+            }
+        }
+        found.sort();
+        found
+    };
+    let extract = |name: &str, selection: Selection| {
+        let done = archive.extract(&selection, &desk.path(name), u64::MAX, |_| ());
+        done.map(|done| (done.files, files(&desk.path(name))))
+    };
+    let (count, whole) = extract("whole", Selection::All).unwrap();
+    assert_eq!(count, content.len() as u64);
+    for name in content.keys() {
+        let (count, one) = extract(&format!("of {}", name.len()), Selection::Entry(key(name))).unwrap();
+        assert_eq!((count, one.len()), (1, 1), "{name}");
+        assert!(whole.contains(&one[0]), "{name} is {one:?} alone");
+        fs::remove_dir_all(desk.path(&format!("of {}", name.len()))).unwrap();
+    }
+    let (count, same) = extract("same", Selection::Prefix("same/".to_owned())).unwrap();
+    assert_eq!((count, same), (2, vec!["same/1".to_owned(), "same/2".to_owned()]));
+    for missing in [Selection::Prefix("none/".to_owned()), Selection::Entry(key("same/"))] {
+        let error = extract("none", missing).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound, "{error}");
+        assert!(!desk.path("none").exists());
+    }
+    let error =
+        archive.extract(&Selection::Entry(key("same/1")), &desk.path("small"), 99, |_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TooLarge, "the limit counts what is extracted");
+    archive.extract(&Selection::Entry(key("same/1")), &desk.path("small"), 100, |_| ()).unwrap();
+}
+
+/// A value whose bytes match every CRC and not its hash: somebody made the pack so.
+#[test]
+fn a_value_that_is_not_what_its_hash_says_is_found() {
+    let desk = Desk::new();
+    let path = desk.path("pack");
+    build(&path, &content(), Compression::None, None);
+    let good = fs::read(&path).unwrap();
+    let value = b"the value of a";
+    let at = good.windows(value.len()).position(|part| part == value).unwrap();
+    let (mut bad, old) = (good.clone(), crc32fast::hash(value));
+    bad[at] ^= 1;
+    let new = crc32fast::hash(&bad[at..at + value.len()]);
+    // The CRC of ZIP, that of the note, and that of the head, which covers both.
+    let head = good[..at].windows(4).rposition(|part| part == b"PK\x03\x04").unwrap();
+    let mut places = Vec::new();
+    for place in head..at - 4 {
+        if good[place..place + 4] == old.to_le_bytes() {
+            places.push(place);
+        }
+    }
+    assert_eq!(places.len(), 2);
+    places.iter().for_each(|place| bad[*place..place + 4].copy_from_slice(&new.to_le_bytes()));
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&0_u64.to_le_bytes());
+    crc.update(&(head as u64).to_le_bytes());
+    crc.update(&bad[head..at - 4]);
+    bad[at - 4..at].copy_from_slice(&crc.finalize().to_le_bytes());
+    fs::write(&path, &bad).unwrap();
+    let archive = Archive::open(&path).unwrap();
+    assert_eq!(archive.read(&key("a")).unwrap_err().kind(), ErrorKind::Corruption);
+    let found = archive.verify(None, |_| ()).unwrap();
+    let told = found.problems.iter().find(|problem| problem.key == Some(key("a")));
+    assert!(told.is_some_and(|problem| problem.message.contains("checksum")), "{:?}", found.problems);
+    assert_eq!(found.checked, 7);
 }
 
 #[test]

@@ -7,9 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use persist_core::{
-    Array, BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, async_trait,
-};
+use persist_core::{Array, BaseStorage, HumanDuration, Key, ManualClock, OpenContext, Result, async_trait};
 use persist_pack::{Compression, Durability, PackConfig, PackStorage};
 use persist_testkit::{Harness, Variant};
 
@@ -117,11 +115,8 @@ impl Harness for Packs {
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Arc<dyn BaseStorage>>> {
         let mut config = self.config();
-        match variant {
-            Variant::DefaultTtl(ttl) => config.ttl = Some(HumanDuration(ttl)),
-            Variant::MaxValueBytes(bytes) => config.max_value = ByteSize(bytes),
-            Variant::ReadOnly => config.read_only = true,
-            Variant::Small => return Ok(None),
+        if !variant.settle(&mut config.ttl, &mut config.max_value, &mut config.read_only) {
+            return Ok(None);
         }
         self.open_with(config).await.map(Some)
     }
@@ -153,10 +148,6 @@ impl Harness for Packs {
             flate2::read::DeflateDecoder::new(&packed[..]).read_to_end(&mut data).unwrap();
         }
         Ok(Array::from_npy(&data.into()).ok())
-    }
-
-    fn skips(&self, _: &str) -> Option<&'static str> {
-        None
     }
 }
 

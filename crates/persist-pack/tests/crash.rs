@@ -6,19 +6,24 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use libtest_mimic::{Arguments, Trial};
 use persist_core::{BaseStorage, OpenContext, Result};
-use persist_pack::{Durability, PackConfig, PackStorage};
+use persist_pack::{Compression, Durability, PackConfig, PackStorage};
 use persist_testkit::crash::inject::{Excuse, Inject};
 use persist_testkit::crash::kill::Kill;
 use persist_testkit::crash::record::Record;
 use persist_testkit::crash::replay::Replay;
+use persist_testkit::crash::suite::{Suite, faults, kills, replays, sweeps};
 use persist_testkit::crash::sweep::Sweep;
-use persist_testkit::crash::{self, Report, Subject, Trouble, Workload, scale, seed};
+use persist_testkit::crash::{Step, Subject, Workload, if_long};
 
 fn subject(name: &str, durability: Durability, pack_size: u64) -> Subject {
+    packed(name, durability, pack_size, Compression::Deflate)
+}
+
+fn packed(name: &str, durability: Durability, pack_size: u64, compression: Compression) -> Subject {
     let open = move |root: PathBuf| async move {
         let config = PackConfig::new(root.join("packs")).durability(durability).pack_size(pack_size);
+        let config = config.compression(compression);
         let storage = PackStorage::open("packs", config, &OpenContext::default()).await?;
         Ok(Arc::new(storage) as Arc<dyn BaseStorage>) as Result<_>
     };
@@ -42,38 +47,30 @@ fn residue(root: &Path) -> Vec<String> {
     names.iter().filter(|name| name.ends_with(".tmp") || replaced(name)).cloned().collect()
 }
 
-type Run = fn(&Subject) -> std::result::Result<Report, Trouble>;
-
-/// Sixteen writers at once, who share their syncs; with a scale of 10 there are 500 kills.
-fn kill(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::kill::run(subject, &Kill { cycles: 50 * scale(), tasks: 16, seed: seed(), ..Kill::default() })
+/// Values that are replaced and deleted, so that packs are half dead when `maintain` comes, three times.
+fn wasteful() -> Vec<Step> {
+    use Step::{
+        ChangeKind, Create, Delete, DeleteMany, Maintain, Nested, Reopen, Replace, StoreMany, Touch, Transact,
+    };
+    let first = [Create, Replace, ChangeKind, Replace, StoreMany, Touch, Maintain];
+    let second = [Nested, StoreMany, DeleteMany, Transact, Replace, Delete, Maintain];
+    let third = [Create, StoreMany, Replace, Reopen, DeleteMany, Maintain, Replace];
+    [first, second, third].concat()
 }
 
 /// A short run kills before every fifth call of a name, a long one before each.
-fn sweep(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let every = if scale() > 1 { 1 } else { 5 };
-    crash::sweep::run(subject, &Sweep { every, ..Sweep::default() })
+fn sweep() -> Sweep {
+    Sweep { every: if_long(1, 5), ..Sweep::default() }
 }
 
-fn sweep_of_open(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    crash::sweep::run(subject, &Sweep::of_open())
+/// Power cuts at every point of the script; in a long run also a second one during the recovery.
+fn replay() -> Replay {
+    Replay { states: 250, recovery_every: if_long(40, 0), ..Replay::default() }
 }
 
-fn record() -> Record {
-    Record { seed: seed(), ..Record::default() }
-}
-
-/// Power cuts at every point of the script; with a scale above 1 also a second one during the recovery.
-fn replay(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let recovery_every = if scale() > 1 { 40 } else { 0 };
-    let replay = Replay { record: record(), states: 250 * scale(), recovery_every, ..Replay::default() };
-    crash::replay::run(subject, &replay)
-}
-
-fn replay_concurrent(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    let workload = Workload::Random { tasks: 16, keys: 4, changes: Some(4) };
-    let record = Record { workload, ..record() };
-    crash::replay::run(subject, &Replay { record, states: 100 * scale(), ..Replay::default() })
+fn crowded() -> Replay {
+    let record = Record { workload: Workload::crowd(), ..Record::default() };
+    Replay { record, states: 100, ..Replay::default() }
 }
 
 /// What need not be told, because nothing that was acknowledged depends on it: the mark that cannot be written for want of
@@ -84,47 +81,38 @@ const MARK: Excuse = Excuse { call: "write", error: None, path: "mark.tmp" };
 const SEALING: Excuse = Excuse { call: "pwrite64", error: None, path: ".pack" };
 
 /// Each system call of the script fails once, and each name from some call on; a short run draws from them.
-fn inject_but(subject: &Subject, excuses: &[Excuse]) -> std::result::Result<Report, Trouble> {
-    let mut config = Inject { excuses: excuses.to_vec(), seed: seed(), ..Inject::default() };
-    config.faults = if scale() > 1 { usize::MAX } else { 40 };
-    crash::inject::run(subject, &config)
-}
-
-fn inject(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    inject_but(subject, &[MARK])
-}
-
-fn inject_small(subject: &Subject) -> std::result::Result<Report, Trouble> {
-    inject_but(subject, &[MARK, SEALING])
+fn inject(excuses: &[Excuse]) -> Inject {
+    Inject { faults: if_long(usize::MAX, 40), excuses: excuses.to_vec(), ..Inject::default() }
 }
 
 fn main() -> ExitCode {
     let strict = subject("strict", Durability::Strict, 256 << 20);
     // Sealed after every few changes, and compacted by every `maintain`.
     let small = subject("small", Durability::Strict, 24 << 10);
+    // Each change fills a pack, and values are as long as they look.
+    let tiny = packed("tiny", Durability::Strict, 4 << 10, Compression::None);
     let relaxed = subject("relaxed", Durability::Relaxed, 256 << 20);
-    if let Some(code) = crash::serve(&[&strict, &small, &relaxed]) {
-        return code;
-    }
+    // Sixteen writers at once, who share their syncs; with a scale of 10 there are 500 kills.
+    let kill = Kill { cycles: 50, tasks: 16, ..Kill::default() };
+    let compactions = Record { workload: Workload::Steps(wasteful()), ..Record::default() };
+    let compactions = Replay { record: compactions, states: 250, ..Replay::default() };
     // A relaxed storage promises nothing about power cuts.
-    let all: [(&str, &Subject, Run); 13] = [
-        ("strict::kill", &strict, kill),
-        ("strict::sweep", &strict, sweep),
-        ("strict::sweep_of_open", &strict, sweep_of_open),
-        ("strict::replay", &strict, replay),
-        ("strict::replay_concurrent", &strict, replay_concurrent),
-        ("strict::inject", &strict, inject),
-        ("small::kill", &small, kill),
-        ("small::sweep", &small, sweep),
-        ("small::sweep_of_open", &small, sweep_of_open),
-        ("small::replay", &small, replay),
-        ("small::replay_concurrent", &small, replay_concurrent),
-        ("small::inject", &small, inject_small),
-        ("relaxed::kill", &relaxed, kill),
-    ];
-    let trial = |(name, subject, run): (&str, &Subject, Run)| {
-        let subject = subject.clone();
-        Trial::test(name, move || Ok(crash::judge(run(&subject))?))
-    };
-    libtest_mimic::run(&Arguments::from_args(), all.map(trial).into()).exit_code()
+    Suite::default()
+        .test("strict::kill", &strict, kills(kill.clone()))
+        .test("strict::sweep", &strict, sweeps(sweep()))
+        .test("strict::sweep_of_open", &strict, sweeps(Sweep::of_open()))
+        .test("strict::replay", &strict, replays(replay()))
+        .test("strict::replay_concurrent", &strict, replays(crowded()))
+        .test("strict::inject", &strict, faults(inject(&[MARK])))
+        .test("small::kill", &small, kills(kill.clone()))
+        .test("small::sweep", &small, sweeps(sweep()))
+        .test("small::sweep_of_open", &small, sweeps(Sweep::of_open()))
+        .test("small::replay", &small, replays(replay()))
+        .test("small::replay_concurrent", &small, replays(crowded()))
+        .test("small::inject", &small, faults(inject(&[MARK, SEALING])))
+        .test("tiny::kill", &tiny, kills(kill.clone()))
+        .test("tiny::sweep", &tiny, sweeps(Sweep { steps: wasteful(), ..sweep() }))
+        .test("tiny::replay", &tiny, replays(compactions))
+        .test("relaxed::kill", &relaxed, kills(kill))
+        .main()
 }

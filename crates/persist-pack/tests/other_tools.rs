@@ -153,6 +153,46 @@ async fn unzip_unpacks_what_was_stored() {
     }
 }
 
+/// What is packed with zstd is listed by all, and read by few; everything else in the pack is read.
+#[cfg(feature = "zstd")]
+#[test]
+fn entries_of_zstd_do_not_keep_tools_from_the_others() {
+    if !has("unzip", "-v") || !has("python3", "--version") {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("x.pack");
+    let mut builder = persist_pack::PackBuilder::create(&path, persist_pack::Compression::Zstd).unwrap();
+    let mut add = |name: &str, value: Vec<u8>| {
+        let key = Key::new(name).unwrap();
+        builder.add_value(&key, &Value::bytes(value), None, Default::default(), Vec::new()).unwrap();
+    };
+    add("packed", b"shrinks ".repeat(100));
+    add("plain", b"short".to_vec());
+    builder.finish(None).unwrap();
+    let unzip = |arguments: &[&str]| {
+        let output = Command::new("unzip").args(arguments).arg(&path).arg("packed").output().unwrap();
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (listed, names) = unzip(&["-l"]);
+    assert!(listed && names.contains("packed"), "{names}");
+    let (read, told) = unzip(&["-t"]);
+    // A tool that has learned it is welcome.
+    assert!(read || told.contains("need PK compat. v6.3"), "{told}");
+    for name in ["plain", ".persist/manifest.json", ".persist/index"] {
+        let status = Command::new("unzip").arg("-tq").arg(&path).arg(name).status().unwrap();
+        assert!(status.success(), "{name}");
+    }
+    let script = "import sys, zipfile\n\
+        pack = zipfile.ZipFile(sys.argv[1])\n\
+        assert pack.read('plain') == b'short'\n\
+        assert pack.getinfo('packed').compress_type == 93\n\
+        try:\n    assert pack.read('packed') == b'shrinks ' * 100\n\
+        except NotImplementedError: pass\n";
+    let output = Command::new("python3").args(["-c", script]).arg(&path).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// More entries than the old numbers of ZIP hold.
 #[tokio::test]
 async fn seventy_thousand_entries_need_zip64() {

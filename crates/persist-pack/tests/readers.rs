@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
 
 use std::path::Path;
+use std::sync::Arc;
 
 use persist_core::{
-    BaseStorage, DeleteOptions, ErrorKind, HumanDuration, Key, OpenContext, StorageExt, StoreOptions, Value,
+    BaseStorage, DeleteOptions, ErrorKind, Event, Expiry, HumanDuration, Key, ManualClock, OpenContext,
+    Operation, Outcome, StorageExt, StoreItem, StoreOptions, Value, Watch,
 };
 use persist_pack::{PackConfig, PackStorage};
 
@@ -96,6 +98,247 @@ async fn a_reader_that_slept_sees_everything() {
         let found = reader.retrieve(&key("99")).await.unwrap().unwrap();
         assert_eq!(found.value, value(round * 1000 + 99), "round {round}");
     }
+}
+
+/// Events until there is none for a while.
+async fn told(watch: &mut Watch<'_>) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Ok(event) = tokio::time::timeout(std::time::Duration::from_millis(500), watch.next()).await {
+        told.push(match event.unwrap().unwrap() {
+            Event::Stored { key, .. } => format!("+{key}"),
+            Event::Deleted { key } => format!("-{key}"),
+            Event::Lost => "lost".to_owned(),
+        });
+    }
+    told
+}
+
+/// Another process is told what was stored and deleted, and that it lost sight when a pack was sealed.
+#[tokio::test]
+async fn a_reader_watches_a_writer() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("packs");
+    let writer = open(config(&folder)).await;
+    writer.put("old", &0).await.unwrap();
+    let reader = open(config(&folder).read_only()).await;
+    assert!(writer.describe().capabilities().native_watch);
+    assert!(!reader.describe().capabilities().native_watch);
+    let mut own = writer.watch("k/").await.unwrap();
+    let mut watch = reader.watch("k/").await.unwrap();
+    writer.put("k/a", &1).await.unwrap();
+    writer.put("other", &1).await.unwrap();
+    writer.delete(&key("k/a"), DeleteOptions::new()).await.unwrap();
+    writer.touch(&key("k/none"), Expiry::Never).await.unwrap();
+    assert_eq!(told(&mut watch).await, ["+k/a", "-k/a"]);
+    for round in 0..60_u32 {
+        writer.store(&key("fill"), value(round), StoreOptions::new()).await.unwrap();
+    }
+    let lost = told(&mut watch).await;
+    assert!(!lost.is_empty() && lost.iter().all(|event| event == "lost"), "{lost:?}");
+    assert!(writer.stats().await.unwrap().counters["packs_sealed"] > 0);
+    writer.put("k/b", &1).await.unwrap();
+    // A pack that is new is opened as a whole.
+    let last = told(&mut watch).await;
+    assert!(last == ["+k/b"] || last == ["lost"], "{last:?}");
+    assert_eq!(told(&mut own).await, ["+k/a", "-k/a", "+k/b"]);
+    writer.close().await.unwrap();
+    assert!(own.next().await.is_none());
+    reader.close().await.unwrap();
+    assert!(watch.next().await.is_none());
+}
+
+/// A pack is sealed by the change that fills it: not a byte earlier, and whatever the size of the change.
+#[tokio::test]
+async fn a_log_is_sealed_when_it_has_its_size() {
+    let place = tempfile::tempdir().unwrap();
+    let sealed = async |folder: &Path, size: u64, values: &[usize]| {
+        let mut config = PackConfig::new(folder).pack_size(size);
+        config.deduplicate = false;
+        let storage = open(config).await;
+        for (at, len) in values.iter().enumerate() {
+            let stored = storage.store(&key(&format!("{at:04}")), noise(at, *len), StoreOptions::new()).await;
+            stored.unwrap();
+        }
+        let stats = storage.stats().await.unwrap().counters;
+        storage.close().await.unwrap();
+        for (at, len) in values.iter().enumerate() {
+            let reader = open(PackConfig::new(folder).read_only()).await;
+            let found = reader.retrieve(&key(&format!("{at:04}"))).await.unwrap().unwrap();
+            assert_eq!(found.value, noise(at, *len), "value {at} with packs of {size}");
+        }
+        (stats["packs_sealed"], stats["log_bytes"])
+    };
+    let folder = |name: &str| place.path().join(name);
+    let values = [300; 6];
+    let (none, length) = sealed(&folder("one"), 1 << 20, &values).await;
+    assert_eq!(none, 0);
+    // The same changes make the same log, but for the salt and the time, which are short or long by a byte.
+    let (count, log) = sealed(&folder("short"), length - 40, &values).await;
+    assert_eq!((count, log), (1, 0), "full with the last change");
+    let (count, log) = sealed(&folder("long"), length + 40, &values).await;
+    assert_eq!(count, 0, "not full yet: {log}");
+    // A value of several times the size goes into one pack, and the next change begins another.
+    let (count, log) = sealed(&folder("large"), 1024, &[10, 10_000, 10, 10_000]).await;
+    assert_eq!((count, log), (2, 0));
+    // Each change fills a pack.
+    assert_eq!(sealed(&folder("each"), 1024, &[2000; 5]).await, (5, 0));
+}
+
+/// What the log deletes and replaces is dead in the packs below it, whether the log is sealed or not.
+#[tokio::test]
+async fn what_the_log_replaces_is_compacted_away() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("packs");
+    let config = || PackConfig::new(&folder).pack_size(64 << 10);
+    let storage = open(config()).await;
+    let name = |at: usize| key(&format!("key/{at:02}"));
+    for at in 0..40 {
+        storage.store(&name(at), noise(at, 3000), StoreOptions::new()).await.unwrap();
+    }
+    let sealed = storage.stats().await.unwrap().counters["sealed_packs"];
+    assert!(sealed > 0);
+    // The values of these stay where they are, and must.
+    for at in 0..3 {
+        storage.touch(&name(at), Expiry::Never).await.unwrap().unwrap();
+    }
+    storage.store(&name(3), noise(99, 100), StoreOptions::new()).await.unwrap();
+    for at in 4..34 {
+        assert!(storage.delete(&name(at), DeleteOptions::new()).await.unwrap());
+    }
+    assert_eq!(storage.stats().await.unwrap().counters["sealed_packs"], sealed, "all that is in the log");
+    let (one, other) = tokio::join!(storage.maintain(), storage.maintain());
+    let (one, other) = (one.unwrap(), other.unwrap());
+    assert!(one.freed_bytes + other.freed_bytes > 40_000, "{one:?} {other:?}");
+    assert!(one.notes.len() + other.notes.len() <= sealed as usize, "{one:?} {other:?}");
+    let check = async |storage: &PackStorage| {
+        for at in 0..40 {
+            let found = storage.retrieve(&name(at)).await.unwrap().map(|entry| entry.value);
+            let wanted = match at {
+                3 => Some(noise(99, 100)),
+                4..34 => None,
+                _ => Some(noise(at, 3000)),
+            };
+            assert_eq!(found, wanted, "{at}");
+        }
+        assert!(storage.verify().await.unwrap().is_clean());
+    };
+    check(&storage).await;
+    storage.close().await.unwrap();
+    drop(storage);
+    let storage = open(config()).await;
+    check(&storage).await;
+    assert_eq!(storage.maintain().await.unwrap().notes, Vec::<String>::new(), "there is nothing left to do");
+    storage.close().await.unwrap();
+}
+
+/// A pack between others is compacted alone: what later packs refer to stays, and its tombstones still hide what is older.
+#[tokio::test]
+async fn compacting_a_part_harms_neither_what_is_older_nor_what_is_newer() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("packs");
+    let mut config = PackConfig::new(&folder).pack_size(64 << 10);
+    config.dead_share = 0.3;
+    let storage = open(config.clone()).await;
+    let put = async |name: &str, value: Value| {
+        storage.store(&key(name), value, StoreOptions::new()).await.unwrap();
+    };
+    // The first pack lives on, but for one value.
+    for at in 0..21 {
+        put(&format!("old/{at:02}"), noise(at, 3000)).await;
+    }
+    let sealed = async || storage.stats().await.unwrap().counters["sealed_packs"];
+    while sealed().await < 1 {
+        put("old/fill", noise(500, 3000)).await;
+    }
+    // The second one has the tombstone of that, a value that others will refer to, and a lot that dies.
+    assert!(storage.delete(&key("old/00"), DeleteOptions::new()).await.unwrap());
+    put("shared", noise(600, 3000)).await;
+    let mut at = 0;
+    while sealed().await < 2 {
+        at += 1;
+        put("dies", noise(700 + at, 3000)).await;
+    }
+    // The third one lives, and refers to the second.
+    put("same", noise(600, 3000)).await;
+    assert!(storage.delete(&key("shared"), DeleteOptions::new()).await.unwrap());
+    let mut at = 0;
+    while sealed().await < 3 {
+        at += 1;
+        put(&format!("new/{at:02}"), noise(800 + at, 3000)).await;
+    }
+    let report = storage.maintain().await.unwrap();
+    assert_eq!(report.notes.len(), 1, "{report:?}");
+    assert!(report.notes[0].starts_with("made 1 packs one"), "the second one alone: {report:?}");
+    let check = async |storage: &PackStorage| {
+        assert!(!storage.contains(&key("old/00")).await.unwrap(), "it does not come back");
+        assert!(!storage.contains(&key("shared")).await.unwrap());
+        let found = storage.retrieve(&key("same")).await.unwrap().unwrap();
+        assert_eq!(found.value, noise(600, 3000));
+        assert!(storage.verify().await.unwrap().is_clean());
+    };
+    check(&storage).await;
+    storage.close().await.unwrap();
+    drop(storage);
+    check(&open(config).await).await;
+}
+
+/// What another process has written in part is not there yet.
+#[tokio::test]
+async fn a_reader_sees_a_batch_as_a_whole() {
+    let place = tempfile::tempdir().unwrap();
+    let (folder, copy) = (place.path().join("packs"), place.path().join("copy"));
+    let writer = open(PackConfig::new(&folder)).await;
+    writer.put("before", &0).await.unwrap();
+    let name = "00000001.pack";
+    let before = std::fs::read(folder.join(name)).unwrap();
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::write(copy.join(name), &before).unwrap();
+    let put = |name: &str, seed| Operation::Put(StoreItem::new(key(name), noise(seed, 100)));
+    writer.transact(vec![put("one", 1), put("two", 2)]).await.unwrap();
+    let after = std::fs::read(folder.join(name)).unwrap();
+    let second = after[before.len() + 4..].windows(4).position(|part| part == b"PK\x03\x04").unwrap();
+    let middle = before.len() + 4 + second;
+    let reader = open(PackConfig::new(&copy).read_only()).await;
+    for (len, there) in [(middle - 1, false), (middle, false), (after.len() - 1, false), (after.len(), true)]
+    {
+        std::fs::write(copy.join(name), &after[..len]).unwrap();
+        for name in ["one", "two"] {
+            assert_eq!(reader.contains(&key(name)).await.unwrap(), there, "{name} of {len} bytes");
+        }
+        assert!(reader.contains(&key("before")).await.unwrap());
+    }
+}
+
+/// Also when the last pack was sealed with the deletion in it and the clock stands still.
+#[tokio::test]
+async fn no_version_is_given_twice() {
+    let place = tempfile::tempdir().unwrap();
+    let mut context = OpenContext::new(place.path());
+    context.clock = Arc::<ManualClock>::default();
+    let open = async || {
+        let config = PackConfig::new("packs").pack_size(1 << 10);
+        PackStorage::open("packs", config, &context).await.unwrap()
+    };
+    let storage = open().await;
+    storage.put("x", &1).await.unwrap();
+    let put = Operation::Put(StoreItem::new(key("y"), noise(1, 2000)));
+    let delete = Operation::Delete(key("x"), DeleteOptions::new());
+    let done = storage.transact(vec![delete, put]).await.unwrap();
+    let Outcome::Stored(last) = &done[1] else { panic!("{done:?}") };
+    assert_eq!(storage.stats().await.unwrap().counters["log_bytes"], 0, "all is sealed");
+    storage.close().await.unwrap();
+    drop(storage);
+    let storage = open().await;
+    let again = storage.store(&key("x"), Value::bytes(&b"2"[..]), StoreOptions::new()).await.unwrap();
+    assert!(again.version > last.version, "{} after {}", again.version.as_u64(), last.version.as_u64());
+    storage.close().await.unwrap();
+}
+
+/// Bytes that do not shrink.
+fn noise(seed: usize, len: usize) -> Value {
+    let mut bytes = vec![0; len];
+    blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
+    Value::bytes(bytes)
 }
 
 #[tokio::test]

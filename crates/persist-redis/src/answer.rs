@@ -1,7 +1,7 @@
 //! Reads what a server answers.
 
 use bytes::Bytes;
-use persist_core::{Timestamp, Version};
+use persist_core::Version;
 use redis::Value;
 
 use crate::fault::Fault;
@@ -63,11 +63,6 @@ pub(crate) fn version(value: Value) -> Result<Version, Fault> {
         Value::Nil => Ok(Version::from_u64(0)),
         other => text(other)?.parse().map(Version::from_u64).map_err(|_| Fault::garbled("no version")),
     }
-}
-
-/// A moment.
-pub(crate) fn moment(value: Value) -> Result<Timestamp, Fault> {
-    integer(value).map(Timestamp::from_millis)
 }
 
 fn unexpected(wanted: &str, found: &Value) -> Fault {

@@ -2,13 +2,13 @@ use std::collections::HashSet;
 
 use persist_core::{
     Condition, DeleteOptions, Entry, ErrorKind, Key, Metadata, Operation, Outcome, Result, StorageError,
-    StoreItem, check_distinct,
+    StoreItem,
 };
 
 use crate::change::{Change, Step};
 use crate::engine::{Body, Call};
 use crate::fault::Fault;
-use crate::reading;
+use crate::reading::{self, Look};
 use crate::recovery::{Done, Made};
 use crate::storage::{Inner, RedisStorage};
 
@@ -20,18 +20,26 @@ impl RedisStorage {
         const OPERATION: &str = "retrieve_many";
         let Inner { descriptor, engine, .. } = &*self.inner;
         if let Err(error) = descriptor.admit(OPERATION) {
-            return keys.iter().map(|key| Err(again(&error, key))).collect();
+            return keys.iter().map(|key| Err(error.again(OPERATION).with_key(key))).collect();
         }
         let call = |key: &Key| {
             let cmd = reading::whole(&engine.keyspace, key);
             Call { tag: engine.keyspace.tag(key), bytes: GUESS, body: Body::Read(cmd) }
         };
         let answers = engine.run(keys.iter().map(call).collect(), engine.deadline()).await;
-        let read = |(key, answer): (&Key, std::result::Result<redis::Value, Fault>)| {
-            let answer = answer.map_err(|fault| fault.error_at(descriptor, OPERATION, key))?;
-            reading::entry(descriptor, OPERATION, key, answer)
-        };
-        keys.iter().zip(answers).map(read).collect()
+        let mut entries = Vec::with_capacity(keys.len());
+        for (key, answer) in keys.iter().zip(answers) {
+            let answer = answer.map_err(|fault| fault.error_at(descriptor, OPERATION, key));
+            entries.push(
+                match answer.and_then(|answer| reading::entry(descriptor, OPERATION, key, answer)) {
+                    Ok(Look::Whole(found)) => Ok(found),
+                    // One after the other: together they may be more than the memory holds.
+                    Ok(Look::Long) => self.retrieve_long(OPERATION, key).await,
+                    Err(error) => Err(error),
+                },
+            );
+        }
+        entries
     }
 
     pub(crate) async fn store_batch(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
@@ -111,7 +119,7 @@ impl RedisStorage {
 
     pub(crate) async fn transact_batch(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         let Inner { descriptor, engine, .. } = &*self.inner;
-        descriptor.admit_change("transact")?;
+        descriptor.admit_transact(&operations)?;
         let Some(change) = self.transaction(operations)? else { return Ok(Vec::new()) };
         let places: Vec<_> = change.steps.iter().map(|step| (step.key.clone(), step.condition)).collect();
         let done = engine.make(change, engine.deadline()).await;
@@ -119,7 +127,8 @@ impl RedisStorage {
             Done::Made(made) => Ok(made.into_iter().filter_map(Made::outcome).collect()),
             Done::Conflict(step, found) => {
                 let (key, condition) = &places[step.min(places.len() - 1)];
-                Err(self.at_transact(condition.conflict(key, found)))
+                let conflict = condition.conflict(key, found);
+                Err(conflict.with_operation("transact").with_storage(descriptor.name()))
             }
         }
     }
@@ -127,12 +136,6 @@ impl RedisStorage {
     /// The change that a transaction is; none if it is empty.
     fn transaction(&self, operations: Vec<Operation>) -> Result<Option<Change>> {
         let Inner { descriptor, engine, config, .. } = &*self.inner;
-        check_distinct(&operations).map_err(|error| self.at_transact(error))?;
-        for operation in &operations {
-            if let Operation::Put(item) = operation {
-                descriptor.admit_store(&item.key, &item.value, &item.options)?;
-            }
-        }
         let Some(first) = operations.first().map(Operation::key).cloned() else { return Ok(None) };
         let tag = engine.keyspace.tag(&first);
         if let Some(stray) = operations.iter().map(Operation::key).find(|key| engine.keyspace.tag(key) != tag)
@@ -150,21 +153,5 @@ impl RedisStorage {
              of a transaction the same {{part}} in braces, or set cluster.tags to 1"
         );
         self.inner.descriptor.error(ErrorKind::Unsupported, "transact", message).with_key(stray)
-    }
-
-    fn at_transact(&self, error: StorageError) -> StorageError {
-        error.with_operation("transact").with_storage(self.inner.descriptor.name())
-    }
-}
-
-/// The same error for another key of a batch.
-fn again(error: &StorageError, key: &Key) -> StorageError {
-    let mut same = StorageError::new(error.kind(), error.message().to_owned()).with_key(key);
-    if let Some(operation) = error.operation() {
-        same = same.with_operation(operation);
-    }
-    match error.storage() {
-        Some(storage) => same.with_storage(storage),
-        None => same,
     }
 }

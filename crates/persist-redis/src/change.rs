@@ -24,8 +24,8 @@ const LONGEST: i64 = 100 * 366 * 86_400_000;
 #[derive(Debug)]
 pub(crate) struct Change {
     pub(crate) tag: Tag,
-    /// The present by the clock of the storage.
-    now: Timestamp,
+    /// The present by the clock of the storage: when what it stores was modified.
+    pub(crate) now: Timestamp,
     /// Marks what this call writes.
     pub(crate) nonce: String,
     pub(crate) steps: Vec<Step>,
@@ -102,25 +102,32 @@ impl Step {
 
     /// What the script reads of it.
     fn write(&self, now: Timestamp, cmd: &mut Cmd) {
-        cmd.arg(self.verb()).arg(self.key.as_bytes());
+        cmd.arg(self.verb());
         match self.condition {
-            Condition::None => cmd.arg("any").arg(""),
-            Condition::IfAbsent => cmd.arg("absent").arg(""),
-            Condition::IfVersion(version) => cmd.arg("version").arg(version.as_u64()),
+            Condition::None => cmd.arg("any"),
+            Condition::IfAbsent => cmd.arg("absent"),
+            Condition::IfVersion(version) => cmd.arg(version.as_u64()),
+        };
+        match self.draft() {
+            Some(draft) => cmd.arg(draft.as_u64()),
+            None => cmd.arg(NEVER),
         };
         match &self.action {
             Action::Put { draft, parts } => {
-                write_life(draft.version, draft.expires_at, now, cmd);
+                write_life(draft.expires_at, now, cmd);
                 cmd.arg(Record::columns(draft, parts.parts.len(), parts.header)).arg(parts.parts.len());
                 parts.parts.iter().chain(&parts.sums()).for_each(|part: &Bytes| {
                     cmd.arg(&part[..]);
                 });
             }
-            Action::Touch { draft, expires_at } => write_life(*draft, *expires_at, now, cmd),
-            Action::Delete { draft } => {
-                cmd.arg(draft.as_u64());
+            Action::Touch { expires_at, .. } => {
+                write_life(*expires_at, now, cmd);
+                cmd.arg(NEVER).arg(0);
             }
-            Action::Check => {}
+            Action::Delete { .. } | Action::Check => {
+                write_life(None, now, cmd);
+                cmd.arg(NEVER).arg(0);
+            }
         }
     }
 
@@ -134,13 +141,12 @@ impl Step {
     }
 }
 
-fn write_life(draft: Version, expires_at: Option<Timestamp>, now: Timestamp, cmd: &mut Cmd) {
-    cmd.arg(draft.as_u64()).arg(record::expires(expires_at));
+fn write_life(expires_at: Option<Timestamp>, now: Timestamp, cmd: &mut Cmd) {
+    cmd.arg(record::expires(expires_at));
     match lifetime(expires_at, now) {
         Some(millis) => cmd.arg(millis),
         None => cmd.arg(NEVER),
     };
-    cmd.arg(now.as_millis());
 }
 
 /// After how many milliseconds the server removes an entry by itself, if it does.
@@ -165,17 +171,33 @@ impl Change {
         Call { tag: self.tag, bytes, body: Body::Change(std::sync::Arc::clone(self)) }
     }
 
-    /// The command that makes it, for a connection of this era, and not later than `latest` milliseconds of the server's
-    /// clock: what is held up on the way has no effect after the call has ended.
-    pub(crate) fn command(&self, keyspace: &Keyspace, client: &str, era: u64, latest: i64) -> Cmd {
-        let tag = self.tag;
-        let mut keys = vec![keyspace.head(tag), keyspace.index(tag), keyspace.expiry(tag)];
-        keys.extend(self.steps.iter().map(|step| keyspace.entry(tag, &step.key)));
-        let mut cmd = script::CHANGE.call(&keys);
-        cmd.arg(client).arg(era).arg(latest).arg(self.now.as_millis()).arg(&self.nonce);
-        self.steps.iter().for_each(|step| step.write(self.now, &mut cmd));
-        cmd
+    /// What the script reads of it; see [`command`].
+    fn write(&self, latest: i64, cmd: &mut Cmd) {
+        cmd.arg(latest).arg(self.now.as_millis()).arg(&self.nonce).arg(self.steps.len());
+        self.steps.iter().for_each(|step| step.write(self.now, cmd));
     }
+}
+
+/// The command that makes changes of one tag, for a connection of this era, each not later than at its moment of the
+/// server's clock in milliseconds: what is held up on the way has no effect after the call has ended.
+pub(crate) fn command(changes: &[(&Change, i64)], keyspace: &Keyspace, client: &str, era: u64) -> Cmd {
+    let tag = changes.first().map_or(Tag(0), |(change, _)| change.tag);
+    let mut keys = vec![keyspace.head(tag), keyspace.index(tag), keyspace.expiry(tag)];
+    let steps = changes.iter().flat_map(|(change, _)| &change.steps);
+    keys.extend(steps.map(|step| keyspace.entry(tag, &step.key)));
+    let mut cmd = script::CHANGE.call(&keys);
+    cmd.arg(client).arg(era).arg(changes.len());
+    changes.iter().for_each(|(change, latest)| change.write(*latest, &mut cmd));
+    cmd
+}
+
+/// The answers to so many changes from that to their command: a line for each, or the same refusal for all.
+pub(crate) fn answers(answer: redis::Value, count: usize) -> Vec<redis::Value> {
+    let redis::Value::BulkString(lines) = &answer else { return vec![answer; count] };
+    let lines: Vec<_> =
+        lines.split(|byte| *byte == b'\n').map(|line| redis::Value::BulkString(line.to_vec())).collect();
+    // Which line belongs to whom cannot be told otherwise.
+    if lines.len() == count { lines } else { vec![redis::Value::Nil; count] }
 }
 
 #[cfg(test)]

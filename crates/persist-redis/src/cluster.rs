@@ -64,6 +64,16 @@ impl Cluster {
         }
     }
 
+    /// The way to the node that has a tag, as far as is known.
+    pub(crate) fn ready(&self, tag: Tag) -> Option<Arc<Link>> {
+        if self.doubted.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut map = self.map.lock();
+        let address = map.owner(Keyspace::slot(tag))?.clone();
+        Some(map.link(&address, &self.dialer))
+    }
+
     pub(crate) async fn link(&self, tag: Tag, deadline: Instant) -> Result<Arc<Link>, Fault> {
         if self.doubted.load(Ordering::Acquire) {
             self.refresh(deadline).await?;

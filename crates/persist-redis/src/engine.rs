@@ -12,14 +12,9 @@ use crate::dialer::Dialer;
 use crate::fault::{Fate, Fault, Refusal};
 use crate::keyspace::{Keyspace, Tag};
 use crate::link::{Link, Live, Pause};
+use crate::piece::{self, Order, Piece};
 use crate::recovery;
 use crate::route::Route;
-
-/// The most commands that go out in one piece.
-const MOST_COMMANDS: usize = 512;
-
-/// The most bytes that go out in one piece, a single command aside.
-const MOST_BYTES: usize = 4 << 20;
 
 /// How long a call may take whose configured time is beyond the clock's reach.
 const FOREVER: Duration = Duration::from_secs(30 * 366 * 86_400);
@@ -58,7 +53,8 @@ pub(crate) enum Body {
 }
 
 /// What became of a command in one attempt.
-enum Verdict {
+#[derive(Debug)]
+pub(crate) enum Verdict {
     Done(Result<Value, Fault>),
     /// It was not carried out, or may be repeated.
     Again(Fault),
@@ -85,9 +81,28 @@ impl Engine {
     }
 
     /// Carries out one command.
-    pub(crate) async fn run_one(&self, call: Call, deadline: Instant) -> Result<Value, Fault> {
+    pub(crate) async fn run_one(self: &Arc<Self>, call: Call, deadline: Instant) -> Result<Value, Fault> {
+        match self.try_one(&call, deadline).await {
+            Some(Verdict::Done(answer)) => return answer,
+            Some(Verdict::Again(fault) | Verdict::AtOnce(fault)) if Instant::now() >= deadline => {
+                return Err(fault.out_of_time());
+            }
+            _ => {}
+        }
         let answer = self.run(vec![call], deadline).await.pop();
         answer.unwrap_or_else(|| Err(Fault::garbled("no answer")))
+    }
+
+    /// One attempt over a connection that is there already, which nearly always is all there is to do. `None`: there is
+    /// none, or nothing was sent over it.
+    async fn try_one(self: &Arc<Self>, call: &Call, deadline: Instant) -> Option<Verdict> {
+        let link = self.route.ready(call.tag)?;
+        let Body::Read(cmd) = &call.body else { return self.take_turns(link, call, deadline).await };
+        let mut live = link.ready()?;
+        Some(match live.send(cmd, call.bytes).await {
+            Ok(answer) => self.judge(&link, &live, call, answer, &Ok(())),
+            Err(fault) => self.lost(&link, &live, call, fault),
+        })
     }
 
     /// Carries out commands at once, those for one server in their order, and answers each in its place.
@@ -158,42 +173,33 @@ impl Engine {
         let mut verdicts = Vec::with_capacity(places.len());
         let mut rest = places;
         while !rest.is_empty() {
-            let (piece, others) = rest.split_at(piece(calls, rest));
+            let (some, others) = rest.split_at(piece::fitting(rest.iter().map(|place| &calls[*place])));
             rest = others;
+            let orders: Vec<_> = some.iter().map(|place| Order { call: &calls[*place], deadline }).collect();
             let found = match link.live(deadline).await {
-                Ok(live) => self.send(link, &live, calls, piece, deadline).await,
+                Ok(mut live) => self.send(link, &mut live, &orders).await,
                 Err(fault) => {
                     self.route.doubt(link);
-                    piece.iter().map(|_| retry(fault.clone())).collect()
+                    some.iter().map(|_| retry(fault.clone())).collect()
                 }
             };
-            verdicts.extend(piece.iter().copied().zip(found));
+            verdicts.extend(some.iter().copied().zip(found));
         }
         verdicts
     }
 
-    /// Sends some calls over a connection.
-    async fn send(
-        &self,
-        link: &Arc<Link>,
-        live: &Live,
-        calls: &[Call],
-        piece: &[usize],
-        deadline: Instant,
-    ) -> Vec<Verdict> {
-        let bytes = piece.iter().map(|place| calls[*place].bytes).sum();
-        let changes = piece.iter().any(|place| matches!(calls[*place].body, Body::Change(_)));
-        let acknowledged = changes && self.replicas.0 > 0;
-        let answers = match piece {
-            [place] if !acknowledged => {
-                let cmd = self.command(&calls[*place], live, deadline);
-                live.send(&cmd, bytes).await.map(|answer| vec![answer])
-            }
+    /// Sends some calls over a connection, in one piece.
+    pub(crate) async fn send(&self, link: &Arc<Link>, live: &mut Live, orders: &[Order<'_>]) -> Vec<Verdict> {
+        let bytes = orders.iter().map(|order| order.call.bytes).sum();
+        let acknowledged = self.replicas.0 > 0 && orders.iter().any(Order::is_change);
+        let Piece { commands, places } = Piece::new(orders, &self.keyspace, self.dialer.client(), live);
+        let answers = match commands.as_slice() {
+            [cmd] if !acknowledged => live.send(cmd, bytes).await.map(|answer| vec![answer]),
             _ => {
-                let mut pipeline = Pipeline::with_capacity(piece.len() + 1);
-                piece.iter().for_each(|place| {
-                    pipeline.add_command(self.command(&calls[*place], live, deadline));
-                });
+                let mut pipeline = Pipeline::with_capacity(commands.len() + 1);
+                for cmd in commands {
+                    pipeline.add_command(cmd);
+                }
                 if acknowledged {
                     pipeline.cmd("WAIT").arg(self.replicas.0).arg(self.replicas.1);
                 }
@@ -203,25 +209,13 @@ impl Engine {
         match answers {
             Ok(mut answers) => {
                 let replicated = if acknowledged { self.replicated(live, answers.pop()) } else { Ok(()) };
-                let judge = |(answer, place): (Value, &usize)| {
-                    self.judge(link, live, &calls[*place], answer, &replicated)
-                };
-                answers.into_iter().zip(piece).map(judge).collect()
+                let answers = piece::deal(&places, orders, answers).into_iter().zip(orders);
+                answers
+                    .map(|(answer, order)| self.judge(link, live, order.call, answer, &replicated))
+                    .collect()
             }
             Err(fault) => {
-                link.give_up(live.era);
-                self.route.doubt(link);
-                piece.iter().map(|place| lost(&calls[*place], fault.clone())).collect()
-            }
-        }
-    }
-
-    fn command(&self, call: &Call, live: &Live, deadline: Instant) -> Cmd {
-        match &call.body {
-            Body::Read(cmd) => cmd.clone(),
-            Body::Change(change) => {
-                let latest = live.server_time(deadline);
-                change.command(&self.keyspace, self.dialer.client(), live.era, latest)
+                orders.iter().map(|order| self.lost(link, live, order.call, fault.clone())).collect()
             }
         }
     }
@@ -249,7 +243,14 @@ impl Engine {
         answer: Value,
         replicated: &Result<(), Fault>,
     ) -> Verdict {
-        let Value::ServerError(error) = &answer else {
+        let place = live.place();
+        let refusal = match &answer {
+            Value::ServerError(error) => Some(Refusal::of(place, error)),
+            answer => {
+                recovery::refused(call, answer).map(|(code, detail)| Refusal::said(place, &code, &detail))
+            }
+        };
+        let Some(refusal) = refusal else {
             return match (&call.body, replicated) {
                 // A conflict has changed nothing, so it does not matter who has it.
                 (Body::Change(_), Err(fault)) if !recovery::is_conflict(&answer) => {
@@ -258,7 +259,7 @@ impl Engine {
                 _ => Verdict::Done(Ok(answer)),
             };
         };
-        match Refusal::of(live.place(), error) {
+        match refusal {
             Refusal::Moved(address, fault) => {
                 self.route.moved(call.tag, link, &address);
                 Verdict::AtOnce(fault)
@@ -275,6 +276,16 @@ impl Engine {
                 retry(fault)
             }
             Refusal::Final(fault) => Verdict::Done(Err(fault)),
+        }
+    }
+
+    /// An answer that was lost: reading may be repeated, a change may not.
+    fn lost(&self, link: &Arc<Link>, live: &Live, call: &Call, fault: Fault) -> Verdict {
+        link.give_up(live.era);
+        self.route.doubt(link);
+        match call.body {
+            Body::Read(_) => Verdict::Again(Fault { fate: Fate::Untouched, ..fault }),
+            Body::Change(_) => Verdict::Done(Err(fault)),
         }
     }
 
@@ -317,22 +328,4 @@ fn retry(fault: Fault) -> Verdict {
         ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::ReadOnly => Verdict::Again(fault),
         _ => Verdict::Done(Err(fault)),
     }
-}
-
-/// An answer that was lost: reading may be repeated, a change may not.
-fn lost(call: &Call, fault: Fault) -> Verdict {
-    match call.body {
-        Body::Read(_) => Verdict::Again(Fault { fate: Fate::Untouched, ..fault }),
-        Body::Change(_) => Verdict::Done(Err(fault)),
-    }
-}
-
-/// How many of these calls go out together.
-fn piece(calls: &[Call], places: &[usize]) -> usize {
-    let mut bytes = 0;
-    let fits = |place: &&usize| {
-        bytes += calls[**place].bytes;
-        bytes <= MOST_BYTES
-    };
-    places.iter().take(MOST_COMMANDS).take_while(fits).count().max(1)
 }

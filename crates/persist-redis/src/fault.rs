@@ -30,7 +30,8 @@ pub(crate) enum Refusal {
     Moved(String, Fault),
     /// The slot is on its way elsewhere.
     Moving(Fault),
-    /// The server has forgotten the scripts, or the era of the connection was ended: a new connection helps.
+    /// The server has forgotten the scripts, or the era of the connection was ended, or it knows the server's
+    /// clock no more: a new connection helps.
     Reconnect(Fault),
     /// The server cannot do it now; perhaps another one can.
     Later(Fault),
@@ -123,7 +124,12 @@ fn brief(error: &RedisError) -> String {
 impl Refusal {
     /// What an error answered by the server at `place` means.
     pub(crate) fn of(place: &str, error: &ServerError) -> Self {
-        judge(place, error.code(), error.details().unwrap_or_default())
+        Self::said(place, error.code(), error.details().unwrap_or_default())
+    }
+
+    /// What the words of such an error mean.
+    pub(crate) fn said(place: &str, code: &str, detail: &str) -> Self {
+        judge(place, code, detail)
     }
 }
 
@@ -140,7 +146,7 @@ fn judge(place: &str, code: &str, detail: &str) -> Refusal {
         "MOVED" => Refusal::Moved(target(detail), passing("wait until the nodes of the cluster agree")),
         "ASK" => Refusal::Moving(passing("wait until the slot has moved")),
         "NOSCRIPT" => Refusal::Reconnect(passing("do not flush its scripts all the time")),
-        "FENCED" => Refusal::Reconnect(passing("try again")),
+        "FENCED" | "LATE" => Refusal::Reconnect(passing("try again")),
         "LOADING" | "BUSY" | "TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" => {
             Refusal::Later(passing("wait until it is ready"))
         }

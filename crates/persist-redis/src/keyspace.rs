@@ -32,7 +32,8 @@ impl Keyspace {
 
     /// The tag of a key: keys with the same part in braces have the same tag, as they would have the same slot.
     pub(crate) fn tag(&self, key: &Key) -> Tag {
-        Tag(crc16(braced(key).as_bytes()) % self.tags)
+        // Outside clusters there is one, and nothing to compute.
+        Tag(if self.tags == 1 { 0 } else { crc16(key.hash_tag().as_bytes()) % self.tags })
     }
 
     /// The slot of a cluster on which a tag lies.
@@ -66,13 +67,6 @@ impl Keyspace {
     }
 }
 
-/// What decides about the slot of a name: the part within the first braces that hold something, else all of it.
-/// Source: the Redis cluster specification, "Hash tags".
-fn braced(name: &str) -> &str {
-    let inner = name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(inner, _)| inner);
-    inner.filter(|inner| !inner.is_empty()).unwrap_or(name)
-}
-
 /// CRC-16/XMODEM, as the Redis cluster specification has it.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
@@ -100,7 +94,6 @@ mod tests {
         let tag = |text: &str| keyspace.tag(&Key::new(text).unwrap());
         assert_eq!(tag("{ada}/name"), tag("x/{ada}/born"));
         assert_eq!(tag("{ada}/name"), tag("ada"));
-        assert_eq!(braced("a{}b{c}"), "a{}b{c}");
         let key = Key::new("a{b}c").unwrap();
         assert_eq!(keyspace.entry(Tag(7), &key), "app:{7}/a{b}c");
         assert_eq!(keyspace.index(Tag(7)), "app:{7}#index");

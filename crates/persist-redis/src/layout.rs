@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use persist_core::ErrorKind;
 use redis::Cmd;
 use tokio::time::Instant;
@@ -13,7 +15,7 @@ const OLDEST: (u32, u32) = (6, 2);
 impl Engine {
     /// Checks that the server is new enough and that the namespace is spread over as many tags as configured; a new
     /// namespace is marked so.
-    pub(crate) async fn admit(&self, read_only: bool) -> Result<(), Fault> {
+    pub(crate) async fn admit(self: &Arc<Self>, read_only: bool) -> Result<(), Fault> {
         let deadline = self.deadline();
         self.check_server(deadline).await?;
         let configured = i64::from(self.keyspace.count());
@@ -31,7 +33,7 @@ impl Engine {
         }
     }
 
-    async fn check_server(&self, deadline: Instant) -> Result<(), Fault> {
+    async fn check_server(self: &Arc<Self>, deadline: Instant) -> Result<(), Fault> {
         let mut ask = redis::cmd("INFO");
         ask.arg("server");
         let info = match self.read(ask, deadline).await {
@@ -51,7 +53,7 @@ impl Engine {
         Err(Fault::new(ErrorKind::Unsupported, message))
     }
 
-    async fn read(&self, cmd: Cmd, deadline: Instant) -> Result<redis::Value, Fault> {
+    async fn read(self: &Arc<Self>, cmd: Cmd, deadline: Instant) -> Result<redis::Value, Fault> {
         self.run_one(Call { tag: Tag(0), bytes: 0, body: Body::Read(cmd) }, deadline).await
     }
 }

@@ -34,6 +34,7 @@ mod link;
 mod listener;
 mod listing;
 mod parts;
+mod piece;
 mod reading;
 mod record;
 mod recovery;
@@ -43,6 +44,7 @@ mod script;
 mod sentinel;
 mod storage;
 mod sweeper;
+mod turns;
 
 pub use address::Address;
 pub use config::{ClusterConfig, RedisConfig, RedisUrl, SentinelConfig, TlsConfig, TtlRule};

@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::Address;
 use crate::dialer::{Dialed, Dialer, Role};
 use crate::fault::{Fate, Fault};
+use crate::turns::Turns;
 
 /// The pause after the first failure to connect; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -24,6 +25,8 @@ pub(crate) struct Link {
     role: Role,
     dialer: Arc<Dialer>,
     live: Mutex<Option<Live>>,
+    /// Who sends changes over it.
+    pub(crate) turns: Turns,
     /// Held by whoever connects; the others wait for the result.
     dialing: tokio::sync::Mutex<Pause>,
     /// Why the last attempt to connect failed.
@@ -45,7 +48,15 @@ pub(crate) struct Live {
 impl Link {
     pub(crate) fn new(address: Address, role: Role, dialer: Arc<Dialer>) -> Self {
         let dialing = tokio::sync::Mutex::new(Pause::default());
-        Self { address, role, dialer, live: Mutex::new(None), dialing, trouble: Mutex::new(None) }
+        Self {
+            address,
+            role,
+            dialer,
+            live: Mutex::new(None),
+            turns: Turns::default(),
+            dialing,
+            trouble: Mutex::new(None),
+        }
     }
 
     pub(crate) fn address(&self) -> &Address {
@@ -56,13 +67,18 @@ impl Link {
         self.role
     }
 
+    /// The connection there is.
+    pub(crate) fn ready(&self) -> Option<Live> {
+        self.live.lock().clone()
+    }
+
     /// A connection: the one there is, or a new one.
     ///
     /// # Errors
     /// That none could be made; nothing was sent.
     pub(crate) async fn live(&self, deadline: Instant) -> Result<Live, Fault> {
-        if let Some(live) = &*self.live.lock() {
-            return Ok(live.clone());
+        if let Some(live) = self.ready() {
+            return Ok(live);
         }
         timeout_at(deadline, self.dial()).await.unwrap_or_else(|_| {
             let message =
@@ -123,28 +139,24 @@ impl Live {
     ///
     /// # Errors
     /// That the answer was lost. Errors that the server answers are values.
-    pub(crate) async fn send(&self, cmd: &Cmd, bytes: usize) -> Result<Value, Fault> {
-        self.patient(bytes).send_packed_command(cmd).map_err(|error| Fault::lost(&self.place, &error)).await
+    pub(crate) async fn send(&mut self, cmd: &Cmd, bytes: usize) -> Result<Value, Fault> {
+        self.connection.set_response_timeout(self.dialer.patience(bytes));
+        let answer = self.connection.send_packed_command(cmd);
+        answer.map_err(|error| Fault::lost(&self.place, &error)).await
     }
 
     /// Several commands in one go, answered in their order.
     ///
     /// # Errors
     /// As [`send`](Self::send).
-    pub(crate) async fn send_all(&self, pipeline: &Pipeline, bytes: usize) -> Result<Vec<Value>, Fault> {
-        let mut connection = self.patient(bytes);
-        let answers = connection.send_packed_commands(pipeline, 0, pipeline.len());
+    pub(crate) async fn send_all(&mut self, pipeline: &Pipeline, bytes: usize) -> Result<Vec<Value>, Fault> {
+        self.connection.set_response_timeout(self.dialer.patience(bytes));
+        let answers = self.connection.send_packed_commands(pipeline, 0, pipeline.len());
         let answers = answers.map_err(|error| Fault::lost(&self.place, &error)).await?;
         if answers.len() == pipeline.len() {
             return Ok(answers);
         }
         Err(Fault { fate: Fate::Lost, ..Fault::garbled("another number of answers than commands") })
-    }
-
-    fn patient(&self, bytes: usize) -> MultiplexedConnection {
-        let mut connection = self.connection.clone();
-        connection.set_response_timeout(self.dialer.patience(bytes));
-        connection
     }
 }
 

@@ -19,8 +19,22 @@ pub(crate) enum Part {
     Changed,
 }
 
-/// Reads an entry whole.
+/// What was read of an entry.
+pub(crate) enum Look {
+    /// All of it, or that the key is absent.
+    Whole(Option<Entry>),
+    /// It is there, and its value lies in parts: [`long`] reads it.
+    Long,
+}
+
+/// Reads an entry whose value lies in one piece, as nearly all do.
 pub(crate) fn whole(keyspace: &Keyspace, key: &Key) -> Cmd {
+    // The sums are there to tell a long value without metadata from an absent one.
+    fields(keyspace, key, &["m", "v", "c"])
+}
+
+/// Reads an entry, however long.
+pub(crate) fn long(keyspace: &Keyspace, key: &Key) -> Cmd {
     let mut cmd = redis::cmd("HGETALL");
     cmd.arg(keyspace.entry(keyspace.tag(key), key));
     cmd
@@ -70,6 +84,32 @@ pub(crate) fn entry(
     operation: &'static str,
     key: &Key,
     answer: redis::Value,
+) -> Result<Look> {
+    let fault = |fault: crate::fault::Fault| fault.error_at(descriptor, operation, key);
+    let mut found = answer::array(answer).map_err(fault)?.into_iter().map(answer::bytes);
+    let mut next = || found.next().transpose().map(Option::flatten).map_err(fault);
+    let (line, value, sums) = (next()?, next()?, next()?);
+    let Some(line) = line else {
+        return match value.or(sums) {
+            None => Ok(Look::Whole(None)),
+            Some(_) => Err(damaged(descriptor, operation, key, "the entry has no metadata")),
+        };
+    };
+    match live(descriptor, operation, key, Some(line))? {
+        None => Ok(Look::Whole(None)),
+        Some(record) if record.parts == 1 => {
+            checked(descriptor, operation, key, record, value).map(Some).map(Look::Whole)
+        }
+        Some(_) => Ok(Look::Long),
+    }
+}
+
+/// A live entry, checked, from the answer to [`long`].
+pub(crate) fn long_entry(
+    descriptor: &Descriptor,
+    operation: &'static str,
+    key: &Key,
+    answer: redis::Value,
 ) -> Result<Option<Entry>> {
     let fault = |fault: crate::fault::Fault| fault.error_at(descriptor, operation, key);
     let mut found = HashMap::new();
@@ -88,13 +128,24 @@ pub(crate) fn entry(
         1 => take("v"),
         count => join((0..count).map(|part| take(&part.to_string()))),
     };
+    checked(descriptor, operation, key, record, stored).map(Some)
+}
+
+/// An entry from its record and its value, if they belong together.
+fn checked(
+    descriptor: &Descriptor,
+    operation: &'static str,
+    key: &Key,
+    record: Record,
+    stored: Option<Bytes>,
+) -> Result<Entry> {
     let stored =
         stored.ok_or_else(|| damaged(descriptor, operation, key, "a part of the value is missing"))?;
     let value = record::value(record.metadata.kind, stored);
     let value =
         value.ok_or_else(|| damaged(descriptor, operation, key, "the stored array cannot be read"))?;
     descriptor.check_integrity(operation, key, &value, &record.metadata)?;
-    Ok(Some(Entry::new(value, record.metadata)))
+    Ok(Entry::new(value, record.metadata))
 }
 
 /// All parts in a row; nothing if one is missing.

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use persist_core::{Condition, Descriptor, Key, Metadata, Outcome, StorageError, Version};
+use persist_core::{Condition, Descriptor, Key, Metadata, Outcome, StorageError, Timestamp, Version};
 use redis::Value;
 use tokio::time::Instant;
 
@@ -82,14 +82,18 @@ impl Engine {
     /// When an answer is lost the connection is given up, and the next one begins by ending the eras before it: what may
     /// still lie in a buffer is refused from then on. Then the entries are read back. They carry the mark of the call
     /// that wrote them, and versions grow, so what is there tells whether the change took place.
-    pub(crate) async fn make(&self, change: Change, deadline: Instant) -> Result<Done, Fault> {
+    pub(crate) async fn make(self: &Arc<Self>, change: Change, deadline: Instant) -> Result<Done, Fault> {
         let change = Arc::new(change);
         let answer = self.run_one(change.call(), deadline).await;
         self.settle(&change, answer, deadline).await
     }
 
     /// Makes several changes at once, those on one tag in their order.
-    pub(crate) async fn make_all(&self, changes: Vec<Change>, deadline: Instant) -> Vec<Result<Done, Fault>> {
+    pub(crate) async fn make_all(
+        self: &Arc<Self>,
+        changes: Vec<Change>,
+        deadline: Instant,
+    ) -> Vec<Result<Done, Fault>> {
         let changes: Vec<_> = changes.into_iter().map(Arc::new).collect();
         let answers = self.run(changes.iter().map(Change::call).collect(), deadline).await;
         let mut done = Vec::with_capacity(changes.len());
@@ -100,7 +104,7 @@ impl Engine {
     }
 
     async fn settle(
-        &self,
+        self: &Arc<Self>,
         change: &Arc<Change>,
         mut answer: Result<Value, Fault>,
         deadline: Instant,
@@ -143,43 +147,60 @@ impl Engine {
 
 /// True if the script answered that a condition did not hold.
 pub(crate) fn is_conflict(answer: &Value) -> bool {
-    let Value::Array(values) = answer else { return false };
-    matches!(values.first(), Some(Value::BulkString(word)) if word == b"conflict")
+    matches!(answer, Value::BulkString(line) if line.starts_with(b"conflict\t"))
+}
+
+/// The error that the script answered to a change: its code, and more about it.
+pub(crate) fn refused(call: &Call, answer: &Value) -> Option<(String, String)> {
+    let (Body::Change(_), Value::BulkString(line)) = (&call.body, answer) else { return None };
+    let line = String::from_utf8_lossy(line.strip_prefix(b"error\t")?);
+    let (code, detail) = line.split_once(' ').unwrap_or((&line, ""));
+    Some((code.to_owned(), detail.to_owned()))
 }
 
 /// What the script answered.
 fn read(change: &Change, value: Value) -> Result<Done, Fault> {
-    let mut values = answer::array(value)?.into_iter();
-    let word = answer::text(values.next().unwrap_or_default())?;
-    if word == "conflict" {
-        let step = answer::integer(values.next().unwrap_or_default())?;
-        let found = answer::text(values.next().unwrap_or_default())?;
-        let found = found.parse().ok().map(Version::from_u64);
-        return Ok(Done::Conflict(usize::try_from(step).unwrap_or(1).saturating_sub(1), found));
+    let line = answer::text(value)?;
+    let mut words = line.split('\t');
+    match words.next() {
+        Some("conflict") => {
+            let step = words.next().and_then(|step| step.parse::<usize>().ok()?.checked_sub(1));
+            let conditional =
+                |step: &usize| change.steps.get(*step).is_some_and(|step| step.condition != Condition::None);
+            let step = step.filter(conditional).ok_or_else(|| Fault::garbled("a conflict with nothing"))?;
+            let found = words.next().and_then(|version| version.parse().ok()).map(Version::from_u64);
+            Ok(Done::Conflict(step, found))
+        }
+        Some("done") if words.clone().count() == change.steps.len() => {
+            let made = change.steps.iter().zip(words);
+            made.map(|(step, word)| read_step(change, step, word)).collect::<Result<_, _>>().map(Done::Made)
+        }
+        _ => Err(Fault::garbled("no answer for each step")),
     }
-    if word != "done" || values.len() != change.steps.len() {
-        return Err(Fault::garbled("no answer for each step"));
-    }
-    let made = change.steps.iter().zip(values);
-    made.map(|(step, value)| read_step(step, value)).collect::<Result<_, _>>().map(Done::Made)
 }
 
-fn read_step(step: &Step, value: Value) -> Result<Made, Fault> {
+fn read_step(change: &Change, step: &Step, word: &str) -> Result<Made, Fault> {
     Ok(match &step.action {
         Action::Put { draft, .. } => {
-            let mut values = answer::array(value)?.into_iter();
-            let version = answer::version(values.next().unwrap_or_default())?;
-            let created_at = answer::moment(values.next().unwrap_or_default())?;
-            Made::Outcome(Outcome::Stored(Metadata { version, created_at, ..(**draft).clone() }))
+            let numbers = word
+                .split_once(',')
+                .and_then(|(version, created)| Some((version.parse().ok()?, created.parse().ok()?)));
+            let (version, created) = numbers.ok_or_else(|| Fault::garbled("no version"))?;
+            Made::Outcome(Outcome::Stored(Metadata {
+                version: Version::from_u64(version),
+                created_at: Timestamp::from_millis(created),
+                modified_at: change.now,
+                ..(**draft).clone()
+            }))
         }
-        Action::Delete { .. } => Made::Outcome(Outcome::Deleted(answer::integer(value)? == 1)),
-        Action::Check => Made::Outcome(Outcome::Checked),
-        Action::Touch { .. } => Made::Touched(match answer::bytes(value)? {
-            Some(line) => {
-                Some(Record::decode(&line).map_err(|bad| Fault::garbled(&bad.to_string()))?.metadata)
-            }
-            None => None,
-        }),
+        Action::Delete { .. } if word == "1" || word == "0" => Made::Outcome(Outcome::Deleted(word == "1")),
+        Action::Check if word == "1" => Made::Outcome(Outcome::Checked),
+        Action::Delete { .. } | Action::Check => return Err(Fault::garbled("neither yes nor no")),
+        Action::Touch { .. } if word.is_empty() => Made::Touched(None),
+        Action::Touch { .. } => {
+            let record = Record::decode(word.as_bytes());
+            Made::Touched(Some(record.map_err(|bad| Fault::garbled(&bad.to_string()))?.metadata))
+        }
     })
 }
 

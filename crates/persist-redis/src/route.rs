@@ -39,6 +39,15 @@ impl Route {
         Ok((route, dialer))
     }
 
+    /// The way to the server that has a tag, if it is known and nobody doubts it.
+    pub(crate) fn ready(&self, tag: Tag) -> Option<Arc<Link>> {
+        match self {
+            Self::Server(link) => Some(Arc::clone(link)),
+            Self::Sentinel(sentinels) => sentinels.ready(),
+            Self::Cluster(cluster) => cluster.ready(tag),
+        }
+    }
+
     /// The way to the server that has a tag.
     ///
     /// # Errors

@@ -39,12 +39,17 @@ impl Sentinels {
         }
     }
 
+    /// The way to the primary that was named last.
+    pub(crate) fn ready(&self) -> Option<Arc<Link>> {
+        self.primary.lock().clone()
+    }
+
     pub(crate) async fn link(&self, deadline: Instant) -> Result<Arc<Link>, Fault> {
-        if let Some(link) = self.primary.lock().clone() {
+        if let Some(link) = self.ready() {
             return Ok(link);
         }
         let _asking = self.asking.lock().await;
-        if let Some(link) = self.primary.lock().clone() {
+        if let Some(link) = self.ready() {
             return Ok(link);
         }
         let asked = timeout_at(deadline, self.ask()).await;

@@ -20,7 +20,7 @@ use crate::engine::{Body, Call, Engine};
 use crate::fault::Fault;
 use crate::keyspace::Tag;
 use crate::listener::{self, Listener};
-use crate::reading;
+use crate::reading::{self, Look};
 use crate::recovery::{Done, Made};
 use crate::route::Route;
 use crate::sweeper::{self, Swept};
@@ -35,7 +35,7 @@ pub struct RedisStorage {
 /// What the sweeper shares with the storage.
 pub(crate) struct Inner {
     pub(crate) descriptor: Descriptor,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Arc<Engine>,
     pub(crate) config: RedisConfig,
     pub(crate) watchers: Watchers,
     pub(crate) listener: Listener,
@@ -67,7 +67,7 @@ impl RedisStorage {
         let opened = async {
             config.check().map_err(|message| Fault::new(ErrorKind::InvalidConfig, message))?;
             let (route, dialer) = Route::new(&config, context)?;
-            let engine = Engine::new(&config, route, dialer);
+            let engine = Arc::new(Engine::new(&config, route, dialer));
             engine.admit(read_only).await?;
             Ok(engine)
         };
@@ -130,6 +130,13 @@ impl RedisStorage {
             .map_err(|fault| fault.error_at(descriptor, operation, key))
     }
 
+    /// An entry whose value lies in parts.
+    pub(crate) async fn retrieve_long(&self, operation: &'static str, key: &Key) -> Result<Option<Entry>> {
+        let Inner { descriptor, engine, .. } = &*self.inner;
+        let answer = self.ask(operation, key, reading::long(&engine.keyspace, key)).await?;
+        reading::long_entry(descriptor, operation, key, answer)
+    }
+
     fn fault(&self, operation: &'static str) -> impl Fn(Fault) -> StorageError {
         let inner = Arc::clone(&self.inner);
         move |fault| fault.error(&inner.descriptor, operation)
@@ -168,7 +175,10 @@ impl BaseStorage for RedisStorage {
         let Inner { descriptor, engine, .. } = &*self.inner;
         descriptor.admit("retrieve")?;
         let answer = self.ask("retrieve", key, reading::whole(&engine.keyspace, key)).await?;
-        reading::entry(descriptor, "retrieve", key, answer)
+        match reading::entry(descriptor, "retrieve", key, answer)? {
+            Look::Whole(found) => Ok(found),
+            Look::Long => self.retrieve_long("retrieve", key).await,
+        }
     }
 
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {

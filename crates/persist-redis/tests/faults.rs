@@ -211,24 +211,36 @@ async fn a_store_whose_answer_was_lost_is_read_back() {
     }
 }
 
-/// The request is held up until its caller has given up and somebody else has stored: it must not come back.
+/// The request is held up until its caller has given up and somebody else has stored: it must not come back. What waited
+/// behind it was not sent, and says so.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_held_up_does_not_come_back_over_something_newer() {
     let Some(redis) = Deployment::standalone() else { return };
-    let (storage, direct, proxy) = behind_a_proxy(&redis).await;
+    let proxy = Proxy::to(redis.servers()[0].port()).await.unwrap();
+    let namespace = namespace();
+    let config = |port| {
+        let url = format!("redis://default:{}@127.0.0.1:{port}", redis.password());
+        RedisConfig::url(url).namespace(namespace.clone()).timeouts(CALL, ATTEMPT, ATTEMPT)
+    };
+    let (storage, other) = (open(config(proxy.port())).await, open(config(proxy.port())).await);
+    let direct = open(config(redis.servers()[0].port())).await;
     let names: Vec<Key> = ["stored", "deleted", "touched"].iter().map(|name| key(name)).collect();
     for key in &names {
         direct.store(key, number(0), StoreOptions::new()).await.unwrap();
     }
     proxy.hold_requests();
-    let (store, delete, touch) = tokio::join!(
+    let behind = key("behind");
+    let (store, delete, waiting, touch) = tokio::join!(
         storage.store(&names[0], number(1), StoreOptions::new()),
         storage.delete(&names[1], DeleteOptions::new()),
-        storage.touch(&names[2], persist_core::Expiry::After(Duration::from_secs(3600))),
+        storage.store(&behind, number(1), StoreOptions::new()),
+        other.touch(&names[2], persist_core::Expiry::After(Duration::from_secs(3600))),
     );
     for error in [store.unwrap_err(), delete.unwrap_err(), touch.unwrap_err()] {
         assert!(error.outcome_unknown() && error.retry() == persist_core::Retry::Later, "{error:?}");
     }
+    let error = waiting.unwrap_err();
+    assert!(!error.outcome_unknown() && error.retry() == persist_core::Retry::Later, "{error:?}");
     for key in &names {
         direct.store(key, number(2), StoreOptions::new()).await.unwrap();
     }
@@ -239,6 +251,7 @@ async fn what_is_held_up_does_not_come_back_over_something_newer() {
         assert_eq!(found.to::<u64>().unwrap(), 2, "{key:?}");
         assert_eq!(found.metadata.expires_at, None, "{key:?}");
     }
+    assert_eq!(direct.retrieve(&behind).await.unwrap(), None);
     storage.store(&names[0], number(3), StoreOptions::new()).await.unwrap();
 }
 

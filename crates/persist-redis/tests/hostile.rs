@@ -44,6 +44,13 @@ const NONSENSE: &[&[u8]] = &[
     b"*-1\r\n",
     b"*1\r\n$4\r\nlost\r\n",
     b"*2\r\n$4\r\ndone\r\n*1\r\n$1\r\n1\r\n",
+    b"$4\r\ndone\r\n",
+    b"$8\r\ndone\tx,y\r\n",
+    b"$9\r\ndone\n\n\n\n\n\r\n",
+    b"$12\r\nconflict\t1\t2\r\n",
+    b"$11\r\nconflict\t9\t\r\n",
+    b"$14\r\nerror\tWHAT \x1b[3\r\n",
+    b"$6\r\nerror\t\r\n",
     b"*1000000000\r\n",
     b"*9223372036854775807\r\n:1\r\n",
     b"%9223372036854775807\r\n",
@@ -150,15 +157,17 @@ async fn nonsense_is_an_error_in_time_and_never_an_answer() {
 async fn a_change_whose_answer_cannot_be_read_has_an_unknown_outcome() {
     let impostor = Impostor::start().await.unwrap();
     let storage = open(&impostor).await;
-    for answer in [&b"+OK\r\n"[..], b":1\r\n", b"*1\r\n$4\r\ndone\r\n", b"\xff\r\n", b""] {
+    for answer in [&b"+OK\r\n"[..], b":1\r\n", b"$4\r\ndone\r\n", b"\xff\r\n", b""] {
         impostor.answer(answer);
         let error = storage.store(&key("k"), value(), StoreOptions::new()).await.unwrap_err();
         assert!(error.outcome_unknown(), "{}: {error:?}", answer.escape_ascii());
     }
     // A refusal does tell.
-    impostor.answer(b"-OOM command not allowed\r\n");
-    let error = storage.store(&key("k"), value(), StoreOptions::new()).await.unwrap_err();
-    assert_eq!((error.kind(), error.outcome_unknown()), (ErrorKind::Capacity, false), "{error:?}");
+    for answer in [&b"-OOM command not allowed\r\n"[..], b"$29\r\nerror\tOOM command not allowed\r\n"] {
+        impostor.answer(answer);
+        let error = storage.store(&key("k"), value(), StoreOptions::new()).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome_unknown()), (ErrorKind::Capacity, false), "{error:?}");
+    }
 }
 
 /// A listing that says again and again that there is more, and moves nowhere, ends.

@@ -1,9 +1,10 @@
 //! Applying changes within a transaction: conditions, versions, rows.
 
+use persist_core::writing::{Answer, Done, Step as _};
 use persist_core::{Descriptor, Expiry, Key, Metadata, Result, StorageError, Timestamp, Value, Version};
 use rusqlite::{Connection, params};
 
-use crate::change::{Answer, Change, Done, Draft, Step};
+use crate::change::{Change, Draft, Step};
 use crate::error::damage;
 use crate::query::{self, Text};
 use crate::row::{Head, Notes, RowError, seal_of};

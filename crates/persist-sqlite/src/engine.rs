@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use persist_core::writing::Answer;
 use persist_core::{Descriptor, ErrorKind, Result, StorageError};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::ErrorCode;
@@ -14,7 +15,7 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, MAIN_DB};
 
 use crate::apply::Transaction;
-use crate::change::{Answer, Change};
+use crate::change::Change;
 use crate::config::Durability;
 use crate::database::{Database, Role};
 use crate::error::{kind_of, sqlite, system};
@@ -136,7 +137,7 @@ impl Engine {
         Ok((0..change.steps.len()).map(|at| self.step_alone(change, at)).collect())
     }
 
-    fn step_alone(&mut self, change: &Change, at: usize) -> Result<crate::change::Done> {
+    fn step_alone(&mut self, change: &Change, at: usize) -> Result<persist_core::writing::Done> {
         let answer = self.transaction(|transaction| transaction.apply_step(change, at));
         answer.unwrap_or_else(|failure| Err(self.failed(change, failure)))
     }
@@ -170,7 +171,7 @@ impl Engine {
         operation: &'static str,
         work: impl FnOnce(&mut Transaction<'_>) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.report.admit(&self.descriptor, operation)?;
+        self.report.poison.admit(&self.descriptor, operation)?;
         self.transaction(work).map_err(|failure| self.error(operation, failure))
     }
 
@@ -217,7 +218,7 @@ impl Engine {
         if !self.connection.is_autocommit()
             && let Err(worse) = self.connection.execute_batch("ROLLBACK")
         {
-            self.report.fail(&worse);
+            self.report.poison.set(&worse);
         }
         Failure::Undone(error)
     }
@@ -231,7 +232,7 @@ impl Engine {
         if certain {
             return self.undo(error);
         }
-        self.report.fail(&error);
+        self.report.poison.set(&error);
         let (Failure::Undone(error) | Failure::Unknown(error)) = self.undo(error);
         Failure::Unknown(error)
     }
@@ -259,7 +260,7 @@ impl Engine {
     /// Copies the log into the database if it has grown long. The changes in it were acknowledged before.
     pub(crate) fn checkpoint_if_due(&mut self) {
         let pages = LOG_PAGES.get();
-        if pages >= self.due_at && self.report.failure().is_none() {
+        if pages >= self.due_at && self.report.poison.why().is_none() {
             let complete = self.checkpoint("passive").unwrap_or(false);
             self.due_at = if complete { self.log_limit } else { pages + self.log_limit };
         }
@@ -272,7 +273,7 @@ impl Engine {
 
     /// Copies the log into the database because there is nothing else to do.
     pub(crate) fn checkpoint_at_rest(&mut self) {
-        if self.report.failure().is_none() && self.checkpoint("passive").unwrap_or(false) {
+        if self.report.poison.why().is_none() && self.checkpoint("passive").unwrap_or(false) {
             LOG_PAGES.set(0);
             self.due_at = self.log_limit;
         }
@@ -290,7 +291,7 @@ impl Engine {
             Err(error) if is_busy(&error) => Ok(false),
             Err(error) => {
                 if kind_of(&error) != ErrorKind::Capacity {
-                    self.report.fail(&error);
+                    self.report.poison.set(&error);
                 }
                 Err(sqlite(&self.descriptor, "maintain", "the log cannot be copied into the database", error))
             }
@@ -306,7 +307,7 @@ impl Engine {
         what: &str,
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        self.report.admit(&self.descriptor, "maintain")?;
+        self.report.poison.admit(&self.descriptor, "maintain")?;
         work(&self.connection).map_err(|error| sqlite(&self.descriptor, "maintain", what, error))
     }
 
@@ -316,13 +317,13 @@ impl Engine {
     /// # Errors
     /// What the disk says; nothing is written after that.
     pub(crate) fn flush(&mut self) -> Result<()> {
-        self.report.admit(&self.descriptor, "flush")?;
+        self.report.poison.admit(&self.descriptor, "flush")?;
         if self.database.config().durability == Durability::Strict {
             return Ok(());
         }
         match File::open(self.database.log()).and_then(|log| log.sync_all()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                self.report.fail(&error);
+                self.report.poison.set(&error);
                 Err(system(&self.descriptor, "flush", "the log", error))
             }
             _ => Ok(()),
@@ -334,11 +335,11 @@ impl Engine {
     /// # Errors
     /// What could not be written.
     pub(crate) fn close(mut self) -> Result<()> {
-        let copied = match self.report.failure() {
+        let copied = match self.report.poison.why() {
             None => self.checkpoint("truncate").map(drop),
             Some(_) => Ok(()),
         };
-        if self.report.failure().is_some() {
+        if self.report.poison.why().is_some() {
             let _ = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
         }
         let descriptor = self.descriptor;

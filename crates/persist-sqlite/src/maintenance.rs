@@ -12,7 +12,7 @@ use crate::error::{damage, sqlite};
 use crate::query::{self, QueryError};
 use crate::readers::Readers;
 use crate::row::{COLUMNS, EXTRA, Head, RowError};
-use crate::writer::Writer;
+use crate::writer::{Report, Writer};
 
 /// How many expired entries are removed in one transaction; other changes have their turn between two of them.
 const SWEEP: usize = 500;
@@ -110,13 +110,12 @@ pub(crate) fn stats(
 }
 
 /// What the writer and the pool count since the storage was opened.
-pub(crate) fn add_counters(stats: &mut Stats, readers: &Readers, writer: Option<&Writer>) {
+pub(crate) fn add_counters(stats: &mut Stats, readers: &Readers, report: &Report) {
     let (connections, idle) = readers.usage();
     stats.counters.extend([
         ("readers", u64::from(connections)),
         ("readers_in_use", u64::from(connections.saturating_sub(idle))),
     ]);
-    let Some(report) = writer.map(|writer| &writer.report) else { return };
     let read = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     stats.counters.extend([
         ("commits", read(&report.commits)),

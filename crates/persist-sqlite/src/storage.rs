@@ -3,15 +3,17 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use persist_core::writing::{Done, delete_in_batches, store_in_batches};
 use persist_core::{
-    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
-    HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Restored,
-    Result, SnapshotSink, SnapshotSource, SnapshotSummary, Stats, StorageError, StoreItem, StoreOptions,
-    Value, Verification, Watch, Watchers, check_distinct,
+    Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health, Key,
+    ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Restored, Result,
+    SnapshotSink, SnapshotSource, SnapshotSummary, Stats, StorageError, StoreItem, StoreOptions, Value,
+    Verification, Watch, Watchers,
 };
 use rusqlite::Connection;
 
-use crate::change::{Change, Done, Draft, Step};
+use crate::bulk::Bulk;
+use crate::change::{Change, Draft, Step};
 use crate::config::SqliteConfig;
 use crate::database::Database;
 use crate::error::{damage, sqlite};
@@ -21,9 +23,9 @@ use crate::readers::Readers;
 use crate::restore::restore;
 use crate::row::RowError;
 use crate::snapshot::open_snapshot;
-use crate::writer::Writer;
+use crate::writer::{self, Report, Writer};
 
-/// How many keys of a `delete_many` share a transaction, and of a `retrieve_many` a thread.
+/// How many keys of a `retrieve_many` share a thread.
 const BATCH: usize = 4096;
 
 /// A SQLite database as a storage. Cloning gives another handle on the same one.
@@ -39,6 +41,7 @@ pub(crate) struct Inner {
     readers: Readers,
     /// `None`: open for reading only.
     writer: Option<Writer>,
+    report: Arc<Report>,
     watchers: Watchers,
 }
 
@@ -145,16 +148,16 @@ impl SqliteStorage {
 
 impl Inner {
     fn open(descriptor: Arc<Descriptor>, database: Arc<Database>) -> Result<Self> {
-        let watchers = Watchers::new();
+        let (watchers, report) = (Watchers::new(), Arc::default());
         let writer = match database.config().read_only {
             true => None,
-            false => Some(Writer::open(&database, &descriptor, &watchers)?),
+            false => Some(writer::start(&database, &descriptor, &report, &watchers)?),
         };
         let readers = Readers::open(&database, &descriptor)?;
         if writer.is_none() {
             database.check(&*readers.get("open")?, &descriptor)?;
         }
-        Ok(Self { descriptor, database, readers, writer, watchers })
+        Ok(Self { descriptor, database, readers, writer, report, watchers })
     }
 
     fn check_unchanged(&self, operation: &'static str) -> Result<()> {
@@ -178,33 +181,6 @@ impl Inner {
             Some(key) => error.with_key(key),
             None => error,
         }
-    }
-}
-
-fn unexpected(done: &Done) -> StorageError {
-    StorageError::new(ErrorKind::Internal, format!("a change got the answer of another: {done:?}"))
-}
-
-pub(crate) fn stored_of(done: Done) -> Result<Metadata> {
-    match done {
-        Done::Stored(metadata) => Ok(metadata),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn deleted_of(done: Done) -> Result<bool> {
-    match done {
-        Done::Deleted(was_there) => Ok(was_there),
-        other => Err(unexpected(&other)),
-    }
-}
-
-fn outcome_of(done: Done) -> Result<Outcome> {
-    match done {
-        Done::Stored(metadata) => Ok(Outcome::Stored(metadata)),
-        Done::Deleted(was_there) => Ok(Outcome::Deleted(was_there)),
-        Done::Checked => Ok(Outcome::Checked),
-        other => Err(unexpected(&other)),
     }
 }
 
@@ -236,9 +212,8 @@ impl BaseStorage for SqliteStorage {
         let item = StoreItem { key: key.clone(), value, options };
         let draft = |descriptor: &Descriptor| vec![Step::Put(Box::new(Draft::new(descriptor, item)))];
         let steps = self.prepare("store", bytes, draft).await?;
-        let change = Change { operation: "store", steps, together: true };
-        let done = self.writer("store")?.one(change).await;
-        done.and_then(stored_of).map_err(|error| error.with_key(key))
+        let done = self.writer("store")?.one(Change::all("store", steps)).await;
+        done.and_then(Done::stored).map_err(|error| error.with_key(key))
     }
 
     async fn retrieve(&self, key: &Key) -> Result<Option<Entry>> {
@@ -253,7 +228,7 @@ impl BaseStorage for SqliteStorage {
     async fn delete(&self, key: &Key, options: DeleteOptions) -> Result<bool> {
         let step = Step::Delete { key: key.clone(), condition: options.condition };
         let done = self.writer("delete")?.one(Change::one("delete", step)).await;
-        done.and_then(deleted_of).map_err(|error| error.with_key(key))
+        done.and_then(Done::deleted).map_err(|error| error.with_key(key))
     }
 
     async fn list_keys(&self, prefix: &str, options: ListOptions) -> Result<Page> {
@@ -273,11 +248,7 @@ impl BaseStorage for SqliteStorage {
     async fn touch(&self, key: &Key, expiry: Expiry) -> Result<Option<Metadata>> {
         let step = Step::Touch { key: key.clone(), expiry };
         let done = self.writer("touch")?.one(Change::one("touch", step)).await;
-        let touched = done.and_then(|done| match done {
-            Done::Touched(metadata) => Ok(metadata),
-            other => Err(unexpected(&other)),
-        });
-        touched.map_err(|error| error.with_key(key))
+        done.and_then(Done::touched).map_err(|error| error.with_key(key))
     }
 
     async fn retrieve_range(&self, key: &Key, range: Range<u64>) -> Result<Option<Bytes>> {
@@ -290,7 +261,7 @@ impl BaseStorage for SqliteStorage {
     }
 
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        self.store_in_batches(items).await
+        store_in_batches(&Bulk(self), items).await
     }
 
     async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {
@@ -309,45 +280,18 @@ impl BaseStorage for SqliteStorage {
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Vec<Result<bool>> {
-        let mut results = Vec::with_capacity(keys.len());
-        for batch in keys.chunks(BATCH) {
-            let step = |key: &Key| Step::Delete { key: key.clone(), condition: Default::default() };
-            let steps = batch.iter().map(step).collect();
-            let done = match self.writer("delete") {
-                Ok(writer) => writer.change(Change { operation: "delete", steps, together: false }).await,
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(answers) => {
-                    results.extend(batch.iter().zip(answers).map(|(key, answer)| {
-                        answer.and_then(deleted_of).map_err(|error| error.with_key(key))
-                    }));
-                }
-                Err(error) => {
-                    results.extend(batch.iter().map(|key| Err(error.again("delete").with_key(key))));
-                }
-            }
-        }
-        results
+        delete_in_batches(&Bulk(self), keys).await
     }
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
         let writer = self.writer("transact")?;
-        check_distinct(&operations)
-            .map_err(|error| error.with_operation("transact").with_storage(self.describe().name()))?;
-        let mut bytes = 0;
-        for operation in &operations {
-            if let Operation::Put(item) = operation {
-                self.describe().admit_store(&item.key, &item.value, &item.options)?;
-                bytes += item.value.size();
-            }
-        }
+        let bytes = self.describe().admit_transact(&operations)?;
         let draft = |descriptor: &Descriptor| {
             operations.into_iter().map(|operation| Step::of(descriptor, operation)).collect()
         };
         let steps = self.prepare("transact", bytes, draft).await?;
-        let answer = writer.change(Change { operation: "transact", steps, together: true }).await?;
-        answer.into_iter().map(|done| done.and_then(outcome_of)).collect()
+        let answer = writer.change(Change::all("transact", steps)).await?;
+        answer.into_iter().map(|done| done.and_then(Done::outcome)).collect()
     }
 
     /// With `relaxed` durability this forces everything acknowledged before to the disk.
@@ -363,15 +307,7 @@ impl BaseStorage for SqliteStorage {
         if let Err(error) = self.list_keys("", ListOptions::new().limit(1)).await {
             return Health::unhealthy(&error);
         }
-        match self.inner.writer.as_ref().and_then(|writer| writer.report.failure()) {
-            None => Health::healthy(),
-            Some(why) => Health {
-                status: HealthStatus::Degraded,
-                detail: format!(
-                    "a commit or sync failed ({why}): it can be read, not written; check the disk, then reopen"
-                ),
-            },
-        }
+        self.inner.report.poison.health()
     }
 
     /// `keys` is counted in the index. Gauges: `database_bytes`, `log_bytes`, `page_size`, `free_pages`,
@@ -385,7 +321,7 @@ impl BaseStorage for SqliteStorage {
             let mut stats = maintenance::stats(&reader, &inner.database, &inner.descriptor)
                 .map_err(|error| sqlite(&inner.descriptor, "stats", "the database cannot be read", error))?;
             drop(reader);
-            maintenance::add_counters(&mut stats, &inner.readers, inner.writer.as_ref());
+            maintenance::add_counters(&mut stats, &inner.readers, &inner.report);
             Ok(stats)
         })
         .await

@@ -1,102 +1,37 @@
 //! Watching: what this handle writes is told by the thread that writes; that others wrote is found by asking SQLite.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use futures_util::stream;
+use futures_util::FutureExt;
 use parking_lot::Mutex;
-use persist_core::{BaseStorage, ErrorKind, Event, Result, Watch, Watchers};
+use persist_core::{BaseStorage, Result, Watch, watch_and_look};
 use rusqlite::Connection;
-use tokio::time::{Instant, sleep_until};
 
 use crate::SqliteStorage;
-use crate::change::{Answer, Change, Done, Step};
 use crate::database::Role;
 use crate::error::sqlite;
 
 /// How often a watcher asks whether somebody else has written. It costs a few microseconds.
 const INTERVAL: Duration = Duration::from_millis(100);
 
-/// Tells the watchers what became of changes, in their order, before they are acknowledged.
-pub(crate) fn tell(watchers: &Watchers, changes: &[Change], answers: &[Result<Answer>]) {
-    if !watchers.is_watched() {
-        return;
-    }
-    for (change, answer) in changes.iter().zip(answers) {
-        match answer {
-            Ok(answer) => {
-                for (step, done) in change.steps.iter().zip(answer) {
-                    tell_step(watchers, step, done.as_ref().map_err(|error| error.outcome_unknown()));
-                }
-            }
-            Err(error) if error.outcome_unknown() => watchers.lost(),
-            Err(_) => {}
-        }
-    }
-}
-
-/// `done`: what the step did, or whether it is unknown if it did anything.
-fn tell_step(watchers: &Watchers, step: &Step, done: std::result::Result<&Done, bool>) {
-    match done {
-        Ok(Done::Stored(metadata) | Done::Touched(Some(metadata))) => watchers.stored(step.key(), metadata),
-        Ok(Done::Deleted(true)) => watchers.deleted(step.key()),
-        Ok(Done::Deleted(false) | Done::Touched(None) | Done::Checked) | Err(false) => {}
-        Err(true) => watchers.lost(),
-    }
-}
-
 impl SqliteStorage {
     pub(crate) async fn watch_prefix(&self, prefix: &str) -> Result<Watch<'static>> {
         self.describe().admit_watch(prefix)?;
         let told = self.watchers().watch(prefix);
-        let others = Others::new(self).await?;
-        let looked = others.look(self).await?;
-        let watching = Watching {
-            storage: self.clone(),
-            told,
-            others,
-            looked,
-            look_at: Instant::now() + INTERVAL,
-            failed: false,
+        let others = Arc::new(Others::new(self).await?);
+        let looked = Arc::new(AtomicI64::new(others.look(self).await?));
+        let storage = self.clone();
+        let look = move || {
+            let (storage, others, looked) = (storage.clone(), Arc::clone(&others), Arc::clone(&looked));
+            async move {
+                let found = others.look(&storage).await?;
+                Ok(looked.swap(found, Ordering::Relaxed) != found)
+            }
+            .boxed()
         };
-        let next =
-            |mut watching: Watching| async move { watching.next().await.map(|event| (event, watching)) };
-        Ok(Watch::new(stream::unfold(watching, next)))
-    }
-}
-
-/// One watch.
-struct Watching {
-    storage: SqliteStorage,
-    told: Watch<'static>,
-    others: Others,
-    /// What the last look found.
-    looked: i64,
-    look_at: Instant,
-    /// The last look failed, and the watcher was told.
-    failed: bool,
-}
-
-impl Watching {
-    async fn next(&mut self) -> Option<Result<Event>> {
-        loop {
-            tokio::select! {
-                event = self.told.next() => return event,
-                () = sleep_until(self.look_at) => {}
-            }
-            self.look_at = Instant::now() + INTERVAL;
-            match self.others.look(&self.storage).await {
-                Ok(found) => {
-                    self.failed = false;
-                    if std::mem::replace(&mut self.looked, found) != found {
-                        return Some(Ok(Event::Lost));
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::Closed => return None,
-                Err(error) if !std::mem::replace(&mut self.failed, true) => return Some(Err(error)),
-                Err(_) => {}
-            }
-        }
+        Ok(watch_and_look(told, INTERVAL, look))
     }
 }
 

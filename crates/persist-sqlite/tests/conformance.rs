@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use persist_core::{
-    Backend, BaseStorage, ByteSize, HumanDuration, Key, ManualClock, OpenContext, Result, SnapshotSource,
-    async_trait,
+    Backend, BaseStorage, Key, ManualClock, OpenContext, Result, SnapshotSource, async_trait,
 };
 use persist_sqlite::{Durability, SqliteBackend, SqliteConfig, SqliteStorage};
 use persist_testkit::{Harness, Variant};
@@ -49,11 +48,8 @@ impl Harness for Sqlite {
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Arc<dyn BaseStorage>>> {
         let mut config = self.config();
-        match variant {
-            Variant::DefaultTtl(ttl) => config.ttl = Some(HumanDuration(ttl)),
-            Variant::MaxValueBytes(bytes) => config.max_value = ByteSize(bytes),
-            Variant::ReadOnly => config.read_only = true,
-            Variant::Small => return Ok(None),
+        if !variant.settle(&mut config.ttl, &mut config.max_value, &mut config.read_only) {
+            return Ok(None);
         }
         self.open_with(config).await.map(Some)
     }
@@ -86,10 +82,6 @@ impl Harness for Sqlite {
     async fn open_snapshot(&self, snapshot: &dyn SnapshotSource) -> Result<Option<Arc<dyn BaseStorage>>> {
         let context = OpenContext { clock: self.clock.clone(), ..OpenContext::default() };
         SqliteBackend::open_snapshot("main", snapshot, &context).await
-    }
-
-    fn skips(&self, _: &str) -> Option<&'static str> {
-        None
     }
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use persist_core::{Array, BaseStorage, Key, ManualClock, Result, SnapshotSource};
+use persist_core::{Array, BaseStorage, ByteSize, HumanDuration, Key, ManualClock, Result, SnapshotSource};
 
 /// A way of opening a storage other than the usual one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,24 @@ pub enum Variant {
     ReadOnly,
     /// For a storage that evicts: there is room for about a hundred values of 1 KiB, no more.
     Small,
+}
+
+impl Variant {
+    /// Puts it into the settings that most storages have; false for what they do not cover.
+    pub fn settle(
+        self,
+        ttl: &mut Option<HumanDuration>,
+        max_value: &mut ByteSize,
+        read_only: &mut bool,
+    ) -> bool {
+        match self {
+            Self::DefaultTtl(lifetime) => *ttl = Some(HumanDuration(lifetime)),
+            Self::MaxValueBytes(bytes) => *max_value = ByteSize(bytes),
+            Self::ReadOnly => *read_only = true,
+            Self::Small => return false,
+        }
+        true
+    }
 }
 
 /// One place where a storage of the kind under test lives, and what a test may do to it.

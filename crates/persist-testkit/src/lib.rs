@@ -7,7 +7,7 @@
 //!    [`memory::MemoryHarness`]. What the harness does not provide is skipped, each time with a reason.
 //! 2. [`model`]: random sequences of operations, with reopening and clock steps, against a `BTreeMap`; the same harness.
 //! 3. [`crash`], if the storage is durable: a worker that is killed at random, killed before every system call that changes
-//!    a file, and power cuts replayed from recorded system calls.
+//!    a file, and power cuts replayed from recorded system calls; [`adverse`] for full disks and missing rights.
 //!
 //! For the author of a program that uses storages: [`fault::FaultStorage`] fails when a test wants it to,
 //! [`memory::MemoryStorage`] keeps the whole contract without a disk, and [`strategies`] and [`hostile`] have the keys and
@@ -16,6 +16,7 @@
 //! [`broken`] holds storages with one bug each. The suite is itself tested with them: each must be reported by the
 //! right clauses, and each clause must be seen to fail.
 
+pub mod adverse;
 pub mod broken;
 #[macro_use]
 pub mod conformance;

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use persist_core::{
     Array, BaseStorage, Capabilities, Clock, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Json, Key,
     ListOptions, Maintenance, ManualClock, Metadata, Operation, Outcome, Page, Result, Stats, StoreOptions,
-    Value, Version, Watch, Watchers, check_distinct,
+    Value, Version, Watch, Watchers,
 };
 
 use crate::{Harness, Variant};
@@ -142,6 +142,16 @@ impl MemoryBuilder {
     pub fn read_only(self) -> Self {
         let capabilities = Capabilities { read_only: true, ..self.0.capabilities() };
         Self(self.0.with_capabilities(capabilities))
+    }
+
+    /// Opened in another way; `None` for what memory has no setting for.
+    pub fn variant(self, variant: Variant) -> Option<Self> {
+        Some(match variant {
+            Variant::DefaultTtl(lifetime) => self.default_ttl(lifetime),
+            Variant::MaxValueBytes(bytes) => self.max_value_bytes(bytes),
+            Variant::ReadOnly => self.read_only(),
+            Variant::Small => return None,
+        })
     }
 
     /// Claims what the place makes true although it is memory: that values outlive the storage and that several
@@ -308,15 +318,9 @@ impl BaseStorage for MemoryStorage {
     }
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {
-        self.descriptor.admit_change("transact")?;
-        let place =
-            |e: persist_core::StorageError| e.with_operation("transact").with_storage(self.descriptor.name());
-        check_distinct(&operations).map_err(place)?;
+        self.descriptor.admit_transact(&operations)?;
         let mut shelf = self.shelf("transact")?;
         for operation in &operations {
-            if let Operation::Put(item) = operation {
-                self.descriptor.admit_store(&item.key, &item.value, &item.options)?;
-            }
             let (key, condition) = (operation.key(), operation.condition());
             self.descriptor.check_condition("transact", condition, key, shelf.metadata(key))?;
         }
@@ -392,13 +396,8 @@ impl Harness for MemoryHarness {
     }
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Arc<dyn BaseStorage>>> {
-        let builder = match variant {
-            Variant::DefaultTtl(lifetime) => self.builder().default_ttl(lifetime),
-            Variant::MaxValueBytes(bytes) => self.builder().max_value_bytes(bytes),
-            Variant::ReadOnly => self.builder().read_only(),
-            Variant::Small => return Ok(None),
-        };
-        Ok(Some(Arc::new(builder.open(&self.place))))
+        let opened = |builder: MemoryBuilder| Arc::new(builder.open(&self.place)) as Arc<dyn BaseStorage>;
+        Ok(self.builder().variant(variant).map(opened))
     }
 
     fn clock(&self) -> Option<Arc<ManualClock>> {

@@ -52,6 +52,27 @@ fn stats_show_what_the_backend_counts() {
 }
 
 #[test]
+fn stats_are_written_as_prometheus_reads_them() {
+    let desk = Desk::new();
+    desk.ok("put main:k --value v");
+    let run = desk.ok("stats --prometheus main hot");
+    let text = run.text();
+    for line in [
+        "# TYPE persist_up gauge",
+        "persist_up{storage=\"main\"} 1",
+        "persist_up{storage=\"hot\"} 1",
+        "persist_keys{storage=\"hot\"} 0",
+    ] {
+        assert_eq!(text.lines().filter(|found| *found == line).count(), 1, "{line} in {text}");
+    }
+    let types = text.lines().filter(|line| line.starts_with("# TYPE "));
+    let mut names: Vec<&str> = types.filter_map(|line| line.split(' ').nth(2)).collect();
+    let count = names.len();
+    names.dedup();
+    assert!(count > 3 && names.len() == count, "each metric once: {text}");
+}
+
+#[test]
 fn compacting_removes_what_has_expired_and_makes_nothing() {
     let desk = Desk::new();
     desk.ok("put main:gone --value v --ttl 1ms");

@@ -1,6 +1,6 @@
 //! Datasets in chunks: made, and their chunks written and read as they stand in the file, without the library's filters.
 
-use std::ffi::{c_int, c_uint, c_void};
+use std::ffi::{CStr, c_int, c_uint, c_void};
 
 use hdf5_sys::h5::{H5allocate_memory, H5free_memory, hsize_t};
 use hdf5_sys::h5d::{H5D_fill_time_t, H5Dget_create_plist, H5Dread_chunk1, H5Dset_extent, H5Dwrite_chunk};
@@ -11,18 +11,24 @@ use hdf5_sys::h5p::{
 };
 use hdf5_sys::h5z::{
     H5Z_CLASS_T_VERS, H5Z_FILTER_DEFLATE, H5Z_FILTER_FLETCHER32, H5Z_FILTER_SHUFFLE, H5Z_FLAG_OPTIONAL,
-    H5Z_FLAG_REVERSE, H5Z_class2_t, H5Zregister,
+    H5Z_FLAG_REVERSE, H5Z_class2_t, H5Zfilter_avail, H5Zregister,
 };
 use persist_core::MAX_RANK;
 
 use super::dataset::Dataset;
 use super::library::{H5Error, Id, check, lock};
-use crate::codec::{Coded, Filter, Pipeline};
+use crate::codec::{self, Coded, Filter, Pipeline};
 use crate::lzf;
 
 /// The number of LZF among the filters of HDF5, and what h5py tells it: its own version and that of the format.
 const LZF: i32 = 32000;
 const LZF_VERSIONS: [c_uint; 2] = [4, 0x105];
+
+/// The number of zstd among the filters of HDF5; it is told its level.
+const ZSTD: i32 = 32015;
+
+/// The longest chunk that the library itself is given by zstd, which does not know how long it is to be.
+const LONGEST: usize = u32::MAX as usize;
 
 /// The most that a filter is told.
 const VALUES: usize = 8;
@@ -51,6 +57,10 @@ pub(super) fn properties(chunk: &[usize], pipeline: &[Filter], chunk_bytes: usiz
                     let values = [LZF_VERSIONS[0], LZF_VERSIONS[1], len];
                     H5Pset_filter(list.get(), LZF, H5Z_FLAG_OPTIONAL, values.len(), values.as_ptr())
                 }
+                Filter::Zstd(level) => {
+                    let level = c_uint::from(*level);
+                    H5Pset_filter(list.get(), ZSTD, H5Z_FLAG_OPTIONAL, 1, &raw const level)
+                }
             })?;
         }
         Ok(list)
@@ -75,6 +85,25 @@ impl Dataset {
             let filters = (0..count).map(|at| filter(&list, c_uint::try_from(at).unwrap_or(0)));
             Ok((chunk, filters.collect::<Result<Vec<_>, _>>()?.into_iter().collect()))
         }
+    }
+
+    /// A filter of its chunks that the library does not have, by name and number; `None`: it has all.
+    ///
+    /// # Errors
+    /// What the library says.
+    pub(crate) fn missing_filter(&self) -> Result<Option<String>, H5Error> {
+        let _lock = lock();
+        // SAFETY: the lock is held.
+        unsafe {
+            let list = Id::new(H5Dget_create_plist(self.id()))?;
+            for at in 0..c_uint::try_from(check(H5Pget_nfilters(list.get()))?).unwrap_or(0) {
+                let id = filter_id(&list, at)?;
+                if check(H5Zfilter_avail(id))? == 0 {
+                    return Ok(Some(format!("{} ({id})", name_of(id))));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Reads a chunk as it stands in the file; `None`: there is none.
@@ -129,6 +158,34 @@ impl Dataset {
     }
 }
 
+/// The number of a filter of a list.
+fn filter_id(list: &Id, at: c_uint) -> Result<i32, H5Error> {
+    let (mut flags, mut config, mut count) = (0, 0, 0);
+    let none = std::ptr::null_mut();
+    // SAFETY: the caller holds the lock; there is room for no values and no name.
+    check(unsafe {
+        H5Pget_filter2(list.get(), at, &raw mut flags, &raw mut count, none, 0, none.cast(), &raw mut config)
+    })
+}
+
+/// What a registered filter is called. Source: the list of registered filter plugins of the HDF Group.
+fn name_of(id: i32) -> &'static str {
+    match id {
+        4 => "szip",
+        5 => "nbit",
+        6 => "scale-offset",
+        307 => "bzip2",
+        LZF => "lzf",
+        32001 => "blosc",
+        32004 => "lz4",
+        32008 => "bitshuffle",
+        32013 => "zfp",
+        ZSTD => "zstd",
+        32026 => "blosc2",
+        _ => "of somebody else",
+    }
+}
+
 /// A filter of a list, if it is known here.
 fn filter(list: &Id, at: c_uint) -> Result<Option<Filter>, H5Error> {
     let (mut flags, mut config, mut count) = (0, 0, VALUES);
@@ -143,21 +200,34 @@ fn filter(list: &Id, at: c_uint) -> Result<Option<Filter>, H5Error> {
         H5Z_FILTER_DEFLATE => Some(Filter::Gzip(u8::try_from(values[0]).unwrap_or(9))),
         H5Z_FILTER_FLETCHER32 => Some(Filter::Fletcher32),
         LZF => Some(Filter::Lzf),
+        ZSTD if cfg!(feature = "zstd") => {
+            Some(Filter::Zstd(u8::try_from(values[0]).unwrap_or(19).clamp(1, 19)))
+        }
         _ => None,
     })
 }
 
-/// Lets the library itself read and write LZF, as it must for the files of others. The caller holds the lock.
+/// Lets the library itself read and write LZF and zstd, as it must for the files of others. The caller holds the lock.
 pub(super) fn register() {
+    register_one(LZF, c"lzf", lzf_filter);
+    if cfg!(feature = "zstd") {
+        register_one(ZSTD, c"zstd", zstd_filter);
+    }
+}
+
+/// What the library calls: flags, what the filter is told, the length of the data, the room and the place of the buffer.
+type Call = unsafe extern "C" fn(c_uint, usize, *const c_uint, usize, *mut usize, *mut *mut c_void) -> usize;
+
+fn register_one(id: i32, name: &'static CStr, filter: Call) {
     let class = Box::leak(Box::new(H5Z_class2_t {
         version: H5Z_CLASS_T_VERS as i32,
-        id: LZF,
+        id,
         encoder_present: 1,
         decoder_present: 1,
-        name: c"lzf".as_ptr(),
+        name: name.as_ptr(),
         can_apply: None,
         set_local: None,
-        filter: Some(lzf_filter),
+        filter: Some(filter),
     }));
     // SAFETY: the lock is held, and the class lives as long as the process. If it fails, reading such a file says so.
     unsafe { H5Zregister((&raw const *class).cast()) };
@@ -171,16 +241,48 @@ unsafe extern "C" fn lzf_filter(
     room: *mut usize,
     buffer: *mut *mut c_void,
 ) -> usize {
-    // SAFETY: the library passes as many values as it says, and a buffer of its own that holds `len` bytes; what takes
-    // its place is allocated by the library as well.
+    // SAFETY: the library passes as many values as it says; the rest is as `replace` needs it.
+    unsafe {
+        let told = if count > 2 && !values.is_null() { Some(*values.add(2) as usize) } else { None };
+        replace(len, room, buffer, |input| match flags & H5Z_FLAG_REVERSE != 0 {
+            true => lzf::decompress(input, told?),
+            false => lzf::compress(input),
+        })
+    }
+}
+
+unsafe extern "C" fn zstd_filter(
+    flags: c_uint,
+    count: usize,
+    values: *const c_uint,
+    len: usize,
+    room: *mut usize,
+    buffer: *mut *mut c_void,
+) -> usize {
+    // SAFETY: as above.
+    unsafe {
+        let level = if count > 0 && !values.is_null() { *values } else { 3 };
+        replace(len, room, buffer, |input| match flags & H5Z_FLAG_REVERSE != 0 {
+            true => codec::unzstd(input, codec::zstd_length(input).filter(|len| *len <= LONGEST)?),
+            false => codec::zstd(input, u8::try_from(level).unwrap_or(19)),
+        })
+    }
+}
+
+/// Puts what `code` makes of a chunk in its place; 0: it makes nothing of it.
+///
+/// # Safety
+/// The library's buffer holds `len` bytes; what takes its place is allocated by the library as well.
+unsafe fn replace(
+    len: usize,
+    room: *mut usize,
+    buffer: *mut *mut c_void,
+    code: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+) -> usize {
+    // SAFETY: the caller makes sure of it.
     unsafe {
         let input = std::slice::from_raw_parts((*buffer).cast::<u8>(), len);
-        let output = match flags & H5Z_FLAG_REVERSE != 0 {
-            true if count > 2 && !values.is_null() => lzf::decompress(input, *values.add(2) as usize),
-            true => None,
-            false => lzf::compress(input),
-        };
-        let Some(output) = output else { return 0 };
+        let Some(output) = code(input) else { return 0 };
         let place = H5allocate_memory(output.len().max(1), 0);
         if place.is_null() {
             return 0;

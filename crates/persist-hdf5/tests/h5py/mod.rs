@@ -5,6 +5,7 @@
     reason = "a panic in a test is its report; not every test uses all of it"
 )]
 
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -14,25 +15,35 @@ use persist_core::Checksum;
 /// What every script begins with.
 const PRELUDE: &str = "import sys, json, os\nimport h5py, numpy as np\nargs = sys.argv[1:]\n";
 
+/// The Python to use: that of `tests/run`, which has the newest h5py, or the system's.
+fn python() -> OsString {
+    std::env::var_os("PERSIST_TEST_PYTHON").unwrap_or_else(|| "/usr/bin/python3".into())
+}
+
 /// False if there is no h5py, which CI must have.
 pub(crate) fn is_there() -> bool {
-    let found = Command::new("/usr/bin/python3").args(["-c", "import h5py, numpy"]).output();
+    let found = Command::new(python()).args(["-c", "import h5py, numpy"]).output();
     found.is_ok_and(|output| output.status.success())
 }
 
 /// Runs a script and gives what it prints.
 pub(crate) fn run(script: &str, args: &[&str]) -> Result<String, String> {
-    let mut command = Command::new("/usr/bin/python3");
+    run_with(Command::new(python()), script, args)
+}
+
+/// Runs a script that disregards locks, as somebody does who tampers with the file. HDF5 asks for that when it is loaded.
+pub(crate) fn tamper(script: &str, args: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(python());
+    command.env("HDF5_USE_FILE_LOCKING", "FALSE");
+    run_with(command, script, args)
+}
+
+fn run_with(mut command: Command, script: &str, args: &[&str]) -> Result<String, String> {
     let output = command.arg("-c").arg(format!("{PRELUDE}{script}")).args(args).output().unwrap();
     match output.status.success() {
         true => Ok(String::from_utf8(output.stdout).unwrap()),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
     }
-}
-
-/// Runs a script that disregards locks, as somebody does who tampers with the file.
-pub(crate) fn tamper(script: &str, args: &[&str]) -> Result<String, String> {
-    run(&format!("os.environ['HDF5_USE_FILE_LOCKING'] = 'FALSE'\n{script}"), args)
 }
 
 /// Waits until the log of an open storage was copied into its file.
@@ -59,6 +70,10 @@ fn is_empty(log: &[u8]) -> bool {
 
 /// Where a key's dataset lies by the rules of `docs/formats/hdf5.md`, as far as these tests need them.
 pub(crate) const FIND: &str = "
+def opened(path, mode):
+    if not os.path.isdir(path):
+        return h5py.File(path, mode)
+    return h5py.File(path + '/%05d.h5', mode, driver='family', memb_size=os.path.getsize(path + '/00000.h5'))
 def level(name):
     return {'': '%0', '.': '%.'}.get(name, '%' + name if name.startswith('%') else name)
 def find(f, key):

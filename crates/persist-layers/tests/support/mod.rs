@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use persist_core::{BaseStorage, Key, ManualClock, Result, async_trait};
+use parking_lot::Mutex;
+use persist_core::{BaseStorage, ErrorKind, Key, ManualClock, Result, async_trait};
 use persist_testkit::memory::{MemoryBuilder, MemoryPlace, MemoryStorage};
 use persist_testkit::{Harness, Variant};
 
@@ -18,6 +19,9 @@ pub(crate) struct Layered {
     wrap: Wrap,
     prefix: &'static str,
     own: fn(Variant) -> bool,
+    shared: bool,
+    /// The last storage that was opened, if everything must be written before it is touched from below.
+    flushed: Option<Arc<Mutex<Option<Storage>>>>,
     skips: &'static [(&'static str, &'static str)],
 }
 
@@ -29,6 +33,8 @@ impl Layered {
             wrap: Arc::new(move |storage, _| wrap(storage)),
             prefix: "",
             own: |_| false,
+            shared: true,
+            flushed: None,
             skips: &[],
         }
     }
@@ -51,6 +57,27 @@ impl Layered {
         Self { skips, ..self }
     }
 
+    /// Nobody else may have the storage below open.
+    pub(crate) fn alone(self) -> Self {
+        Self { shared: false, ..self }
+    }
+
+    /// Everything is written before something is done to what lies below.
+    pub(crate) fn flushed(self) -> Self {
+        Self { flushed: Some(Arc::default()), ..self }
+    }
+
+    async fn flush(&self) {
+        let opened = self.flushed.as_ref().and_then(|opened| opened.lock().clone());
+        if let Some(storage) = opened {
+            let flushed = storage.flush().await;
+            assert!(
+                flushed.as_ref().err().is_none_or(|error| error.kind() == ErrorKind::Closed),
+                "{flushed:?}"
+            );
+        }
+    }
+
     pub(crate) fn place(&self) -> &MemoryPlace {
         &self.place
     }
@@ -64,20 +91,24 @@ impl Layered {
 #[async_trait]
 impl Harness for Layered {
     async fn open(&self) -> Result<Storage> {
-        Ok((self.wrap)(self.memory(|builder| builder), None))
+        let storage = (self.wrap)(self.memory(|builder| builder), None);
+        if let Some(opened) = &self.flushed {
+            *opened.lock() = Some(Arc::clone(&storage));
+        }
+        Ok(storage)
     }
 
     async fn open_another(&self) -> Result<Option<Storage>> {
-        self.open().await.map(Some)
+        if self.shared { self.open().await.map(Some) } else { Ok(None) }
     }
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Storage>> {
         let below = match variant {
-            Variant::Small => return Ok(None),
+            Variant::Small if !(self.own)(variant) => return Ok(None),
             _ if (self.own)(variant) => self.memory(|builder| builder),
             Variant::DefaultTtl(lifetime) => self.memory(|builder| builder.default_ttl(lifetime)),
             Variant::MaxValueBytes(bytes) => self.memory(|builder| builder.max_value_bytes(bytes)),
-            Variant::ReadOnly => self.memory(MemoryBuilder::read_only),
+            Variant::ReadOnly | Variant::Small => self.memory(MemoryBuilder::read_only),
         };
         Ok(Some((self.wrap)(below, Some(variant))))
     }
@@ -87,6 +118,7 @@ impl Harness for Layered {
     }
 
     async fn break_down(&self) -> bool {
+        self.flush().await;
         self.place.set_down(true);
         true
     }
@@ -97,6 +129,7 @@ impl Harness for Layered {
     }
 
     async fn corrupt(&self, key: &Key) -> bool {
+        self.flush().await;
         let below = Key::new(format!("{}{key}", self.prefix));
         below.is_ok_and(|key| self.place.corrupt(&key))
     }

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
-use persist_core::{
-    Array, Backend, BaseStorage, ByteSize, Key, ManualClock, OpenContext, Result, Secret, async_trait,
-};
+use persist_core::{Array, Backend, BaseStorage, Key, ManualClock, OpenContext, Result, Secret, async_trait};
 use persist_redis::{Address, ClusterConfig, RedisBackend, RedisConfig, SentinelConfig, TlsConfig};
 use persist_testkit::redis::{Deployment, Kind, Reply, Server};
 use persist_testkit::{Harness, Variant};
@@ -151,11 +149,8 @@ impl Harness for Place {
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Arc<dyn BaseStorage>>> {
         let mut config = self.config();
-        match variant {
-            Variant::DefaultTtl(lifetime) => config = config.ttl(lifetime),
-            Variant::MaxValueBytes(bytes) => config.max_value = ByteSize(bytes),
-            Variant::ReadOnly => config.read_only = true,
-            Variant::Small => return Ok(None),
+        if !variant.settle(&mut config.ttl, &mut config.max_value, &mut config.read_only) {
+            return Ok(None);
         }
         self.open_with(config).await.map(Some)
     }

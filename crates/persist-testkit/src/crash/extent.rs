@@ -10,6 +10,11 @@ pub fn seed() -> u64 {
     number("PERSIST_CRASH_SEED").unwrap_or(1)
 }
 
+/// One thing in a long run, with a scale above 1, and another in a short one.
+pub fn if_long<T>(long: T, short: T) -> T {
+    if scale() > 1 { long } else { short }
+}
+
 fn number<T: std::str::FromStr>(variable: &str) -> Option<T> {
     std::env::var(variable).ok()?.parse().ok()
 }

@@ -10,7 +10,7 @@ use tokio::runtime::Builder;
 use super::history::{History, View};
 use super::protocol::{Held, Seen};
 use super::sample;
-use super::subject::Opener;
+use super::subject::{Opener, Versions};
 
 /// The key that the write after the crash goes to.
 const PROBE: &str = "written after the crash";
@@ -18,14 +18,14 @@ const PROBE: &str = "written after the crash";
 /// Opens what lies in the folder, checks it against the history, opens it again, writes, maintains, closes.
 ///
 /// Answers what is wrong, in words; the history is settled on what was found.
-pub(super) fn run(root: &Path, history: &mut History, open: &Opener) -> Vec<String> {
+pub(super) fn run(root: &Path, history: &mut History, open: &Opener, versions: Versions) -> Vec<String> {
     let runtime = match Builder::new_current_thread().enable_time().build() {
         Ok(runtime) => runtime,
         Err(error) => return vec![format!("no runtime: {error}")],
     };
     runtime.block_on(async {
         let mut complaints = Vec::new();
-        if let Err(complaint) = inspect(root, history, open, &mut complaints).await {
+        if let Err(complaint) = inspect(root, history, open, versions, &mut complaints).await {
             complaints.push(complaint);
         }
         complaints
@@ -36,17 +36,18 @@ async fn inspect(
     root: &Path,
     history: &mut History,
     open: &Opener,
+    versions: Versions,
     complaints: &mut Vec<String>,
 ) -> Result<(), String> {
     let storage = open(root.to_owned()).await.map_err(|error| format!("cannot be opened: {error}"))?;
-    let view = view(&storage, history).await?;
+    let view = view(&storage, history, versions).await?;
     complaints.extend(history.check(&view));
     history.settle(&view);
     complaints.extend(verify(&storage).await.err());
     complaints.extend(storage.close().await.err().map(|error| format!("cannot be closed: {error}")));
     drop(storage);
     let again = open(root.to_owned()).await.map_err(|error| format!("cannot be opened twice: {error}"))?;
-    let second = self::view(&again, history).await?;
+    let second = self::view(&again, history, versions).await?;
     if second != view {
         complaints.push(format!("the second opening shows {second:?} after {view:?}"));
     }
@@ -57,7 +58,7 @@ async fn inspect(
 }
 
 /// Everything that is listed and everything that was ever stored; the two must agree.
-async fn view(storage: &Arc<dyn BaseStorage>, history: &History) -> Result<View, String> {
+async fn view(storage: &Arc<dyn BaseStorage>, history: &History, versions: Versions) -> Result<View, String> {
     let listed = list(storage).await?;
     let mut view = View::new();
     let known = history.keys().map(str::to_owned);
@@ -65,6 +66,9 @@ async fn view(storage: &Arc<dyn BaseStorage>, history: &History) -> Result<View,
         let mut seen = look(storage, &key).await;
         if listed.contains(&key) != (seen != Seen::Absent) {
             seen = Seen::Broken(format!("listed: {}, found: {seen}", listed.contains(&key)));
+        }
+        if let (Versions::Growing, Seen::Value(held)) = (versions, &mut seen) {
+            held.version = None;
         }
         if seen != Seen::Absent {
             view.insert(key, seen);

@@ -16,31 +16,7 @@
 //! A harness that has never failed is no evidence: `tests/crash_calibration.rs` shows each tool bad storages that it
 //! must catch and a good one that it must pass.
 //!
-//! # Example
-//!
-//! A test binary with `harness = false`:
-//!
-//! ```no_run
-//! use std::process::ExitCode;
-//! use std::sync::Arc;
-//!
-//! use libtest_mimic::{Arguments, Trial};
-//! use persist_testkit::crash::{self, Subject};
-//!
-//! # async fn open(_: std::path::PathBuf) -> persist_core::Result<Arc<dyn persist_core::BaseStorage>> { todo!() }
-//! fn main() -> ExitCode {
-//!     let subject = Subject::storage("file", |root| async move { open(root).await });
-//!     if let Some(code) = crash::serve(&[&subject]) {
-//!         return code;
-//!     }
-//!     let (kill, replay) = (subject.clone(), subject);
-//!     let trials = vec![
-//!         Trial::test("kill", move || Ok(crash::judge(crash::kill::run(&kill, &Default::default()))?)),
-//!         Trial::test("replay", move || Ok(crash::judge(crash::replay::run(&replay, &Default::default()))?)),
-//!     ];
-//!     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-//! }
-//! ```
+//! A test binary with `harness = false` is a [`suite::Suite`].
 
 mod disk;
 mod inspection;
@@ -66,10 +42,11 @@ pub mod sample;
 pub mod scratch;
 pub mod strace;
 pub mod subject;
+pub mod suite;
 pub mod sweep;
 pub mod worker;
 
-pub use extent::{scale, seed};
+pub use extent::{if_long, scale, seed};
 pub use model::Model;
 pub use plan::{Step, Workload};
 pub use report::{Report, Trouble, judge, skip};

@@ -69,6 +69,13 @@ pub enum Workload {
     },
 }
 
+impl Workload {
+    /// Sixteen writers at once, who share their syncs, with a few changes each.
+    pub fn crowd() -> Self {
+        Self::Random { tasks: 16, keys: 4, changes: Some(4) }
+    }
+}
+
 /// One scripted change; each is attempted and acknowledged by itself unless it says otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {

@@ -18,6 +18,13 @@ use super::{inspection, workload};
 pub type Opener =
     Arc<dyn Fn(PathBuf) -> Pin<Box<dyn Future<Output = Result<Arc<dyn BaseStorage>>> + Send>> + Send + Sync>;
 
+/// Whether a value has the version that was acknowledged until somebody changes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Versions {
+    Kept,
+    Growing,
+}
+
 type Work = Arc<dyn Fn(&Plan, &Acks) -> Result<(), String> + Send + Sync>;
 type Check = Arc<dyn Fn(&Path, &mut History) -> Vec<String> + Send + Sync>;
 
@@ -38,12 +45,29 @@ impl Subject {
         F: Fn(PathBuf) -> R + Send + Sync + 'static,
         R: Future<Output = Result<Arc<dyn BaseStorage>>> + Send + 'static,
     {
+        Self::versioned(name, Versions::Kept, open)
+    }
+
+    /// A storage whose values get greater versions without being changed, because they move.
+    pub fn moving<F, R>(name: &str, open: F) -> Self
+    where
+        F: Fn(PathBuf) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Arc<dyn BaseStorage>>> + Send + 'static,
+    {
+        Self::versioned(name, Versions::Growing, open)
+    }
+
+    fn versioned<F, R>(name: &str, versions: Versions, open: F) -> Self
+    where
+        F: Fn(PathBuf) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<Arc<dyn BaseStorage>>> + Send + 'static,
+    {
         let open: Opener = Arc::new(move |root| Box::pin(open(root)));
         let worker = Arc::clone(&open);
         Self::custom(
             name,
-            move |plan, acks| workload::run(plan, acks, &worker),
-            move |root, history| inspection::run(root, history, &open),
+            move |plan, acks| workload::run(plan, acks, &worker, versions),
+            move |root, history| inspection::run(root, history, &open, versions),
         )
     }
 

@@ -18,10 +18,10 @@ use super::inspection;
 use super::plan::{Plan, Step, Workload};
 use super::protocol::{Line, Verb};
 use super::sample::{self, Random};
-use super::subject::Opener;
+use super::subject::{Opener, Versions};
 
 /// Opens the storage, tells that it is open, works, closes, tells that it is done.
-pub(super) fn run(plan: &Plan, acks: &Acks, open: &Opener) -> Result<(), String> {
+pub(super) fn run(plan: &Plan, acks: &Acks, open: &Opener, versions: Versions) -> Result<(), String> {
     let runtime = runtime(plan).map_err(|error| format!("no runtime: {error}"))?;
     runtime.block_on(async {
         let storage = open(plan.root.clone()).await.map_err(|error| format!("open: {error}"))?;
@@ -29,7 +29,7 @@ pub(super) fn run(plan: &Plan, acks: &Acks, open: &Opener) -> Result<(), String>
         if plan.hold {
             wait_for_the_end_of_input();
         }
-        let mut driver = Driver::new(storage, plan, *acks);
+        let mut driver = Driver::new(storage, plan, *acks, versions);
         driver.work(plan, open).await?;
         driver.finish(plan).await
     })
@@ -55,6 +55,7 @@ fn wait_for_the_end_of_input() {
 #[derive(Clone)]
 struct Driver {
     acks: Acks,
+    versions: Versions,
     storage: Arc<dyn BaseStorage>,
     atomic: bool,
     generations: Arc<AtomicU64>,
@@ -65,6 +66,7 @@ struct Driver {
 /// One change that was told to begin.
 struct Begun {
     acks: Acks,
+    versions: Versions,
     key: Key,
     generation: u64,
 }
@@ -74,7 +76,8 @@ impl Begun {
         let (key, generation) = (self.key.as_str().to_owned(), self.generation);
         self.acks.tell(&match result {
             Ok(metadata) => {
-                Line::Acknowledged { key, generation, version: metadata.map(|found| found.version.as_u64()) }
+                let version = metadata.filter(|_| self.versions == Versions::Kept);
+                Line::Acknowledged { key, generation, version: version.map(|found| found.version.as_u64()) }
             }
             Err(error) => {
                 let unknown = error.outcome_unknown();
@@ -91,10 +94,11 @@ impl Begun {
 }
 
 impl Driver {
-    fn new(storage: Arc<dyn BaseStorage>, plan: &Plan, acks: Acks) -> Self {
+    fn new(storage: Arc<dyn BaseStorage>, plan: &Plan, acks: Acks, versions: Versions) -> Self {
         let atomic = storage.describe().capabilities().atomic_transact;
         Self {
             acks,
+            versions,
             storage,
             atomic,
             generations: Arc::new(AtomicU64::new(plan.generation)),
@@ -139,7 +143,7 @@ impl Driver {
         self.latest.lock().insert(key.as_str().to_owned(), generation);
         let text = key.as_str().to_owned();
         self.acks.tell(&Line::Attempt { key: text, generation, verb, batch: batch.map(Into::into) });
-        Begun { acks: self.acks, key: key.clone(), generation }
+        Begun { acks: self.acks, versions: self.versions, key: key.clone(), generation }
     }
 
     fn next(&self) -> u64 {

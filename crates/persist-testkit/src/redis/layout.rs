@@ -20,7 +20,7 @@ const DOWN_AFTER: u32 = 1000;
 
 /// The rights that a storage needs; `docs/formats/redis.md` lists them.
 pub(super) const RIGHTS: &str = "resetchannels -@all +hello +ping +select +info +role +time +wait +cluster|slots \
-    +evalsha +script|load +hget +hmget +hgetall +hset +hsetnx +hdel +hlen +zadd +zrem +zcard +zcount +zmscore \
+    +evalsha +script|load +hget +hmget +hgetall +hset +hsetnx +hdel +zadd +zrem +zcard +zcount +zmscore \
     +zrangebylex +zrangebyscore +exists +unlink +pexpire +persist +publish +subscribe";
 
 /// Ports that nobody uses now.

@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use persist_core::ByteSize;
+use persist_core::{ByteSize, Key};
+use persist_pack::Selection;
 use serde_json::json;
 
 use super::{PackFile, open, public_key};
@@ -9,7 +10,7 @@ use crate::app::App;
 use crate::exit::Result;
 use crate::text;
 
-/// Unpack a pack into a new folder, whole or not at all
+/// Unpack a pack, or a part of it, into a new folder: whole or not at all
 ///
 /// Every value is checked, nothing is written outside of the folder, and keys that cannot be names of files everywhere get
 /// an escaped name under .persist/keys/.
@@ -20,6 +21,12 @@ pub(super) struct Extract {
     /// A folder that is not there yet, or empty
     #[arg(value_name = "DIR")]
     folder: PathBuf,
+    /// Only keys that begin with this
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// Only this key
+    #[arg(long, value_name = "KEY", conflicts_with = "prefix")]
+    entry: Option<Key>,
     /// The most that may be written
     #[arg(long, value_name = "SIZE", default_value = "64GiB")]
     limit: ByteSize,
@@ -29,15 +36,24 @@ pub(super) struct Extract {
 }
 
 impl Extract {
+    fn selection(&self) -> Selection {
+        match (&self.entry, &self.prefix) {
+            (Some(key), _) => Selection::Entry(key.clone()),
+            (None, Some(prefix)) => Selection::Prefix(prefix.clone()),
+            (None, None) => Selection::All,
+        }
+    }
+
     pub(super) async fn run(self, app: &App) -> Result<()> {
         let key = self.key.as_deref().map(public_key).transpose()?;
+        let selection = self.selection();
         let progress = app.console.progress("unpacking");
         let (path, folder, limit) = (self.file.pack.clone(), self.folder.clone(), self.limit.0);
         let done = super::blocking(move || {
             let archive = open(&path)?;
             // Before anything of the content is looked at.
             archive.check_signature(key.as_ref())?;
-            Ok(archive.extract(&folder, limit, |bytes| progress.step(bytes))?)
+            Ok(archive.extract(&selection, &folder, limit, |bytes| progress.step(bytes))?)
         })
         .await?;
         let answer = json!({
