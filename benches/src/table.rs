@@ -13,9 +13,8 @@ use persist_redis::{RedisConfig, RedisStorage};
 use persist_sqlite::{Durability as SqliteDurability, SqliteConfig, SqliteStorage};
 
 use crate::peers::{
-    Bare, Blocking, Deadpool, Fred, FutureMoka, GroupCommit, Multiplexed, ObjectStores, OpenDal,
-    OpenDalRedis, Persist, Pooled, Quick, RedisBenchmark, SameCommands, Sync, SyncMoka, TokioFiles,
-    TokioRusqlite, server,
+    Bare, Blocking, Deadpool, Fred, FutureMoka, GroupCommit, Multiplexed, ObjectStores, OpenDal, Persist,
+    Pooled, Quick, RedisBenchmark, SameCommands, Sync, SyncMoka, TokioFiles, TokioRusqlite, server,
 };
 
 /// Who is compared with whom.
@@ -316,7 +315,7 @@ pub(crate) const TABLE: &[Entry] = &[
         promise: "a string is set or got",
         ours: false,
         classes: &[Redis, RedisRead],
-        open: |folder| Box::pin(async move { runner(OpenDalRedis::new(&folder)?) }),
+        open: |folder| Box::pin(async move { runner(OpenDal::redis(&folder)?) }),
     },
 ];
 

@@ -13,7 +13,7 @@ pub(crate) use files::{Blocking, Sync, TokioFiles};
 pub(crate) use object_stores::ObjectStores;
 pub(crate) use open_dal::OpenDal;
 pub(crate) use persist::Persist;
-pub(crate) use redis::{Deadpool, Fred, Multiplexed, OpenDalRedis, RedisBenchmark, SameCommands, server};
+pub(crate) use redis::{Deadpool, Fred, Multiplexed, RedisBenchmark, SameCommands, server};
 pub(crate) use sqlite::{Bare, GroupCommit, Pooled, TokioRusqlite};
 
 /// The part of some unordered names that a page asks for.

@@ -9,11 +9,12 @@ use persist_core::Key;
 use super::page_of;
 use persist_bench_work::{Contender, Outcome};
 
-/// OpenDAL's `fs` service with a folder for temp files, without which it writes in place.
+/// OpenDAL with one of its services.
 #[derive(Debug)]
-pub(crate) struct OpenDal(Operator);
+pub(crate) struct OpenDal(pub(super) Operator);
 
 impl OpenDal {
+    /// The `fs` service with a folder for temp files, without which it writes in place.
     pub(crate) fn new(folder: &Path) -> Outcome<Self> {
         let (root, temps) = (folder.join("root"), folder.join("temps"));
         for folder in [&root, &temps] {

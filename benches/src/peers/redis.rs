@@ -11,8 +11,8 @@ use bytes::Bytes;
 use deadpool_redis::{Config, Pool, PoolConfig, Runtime};
 use fred::interfaces::{ClientLike, KeysInterface};
 use futures_util::future::try_join_all;
+use opendal::Operator;
 use opendal::services::Redis;
-use opendal::{ErrorKind, Operator};
 use parking_lot::Mutex;
 use persist_bench_work::{Contender, Job, Outcome, Runner, Sample, Work};
 use persist_core::Key;
@@ -20,6 +20,8 @@ use persist_testkit::redis::Deployment;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Pipeline};
 use tokio::process::Command;
+
+use super::OpenDal;
 
 /// How many connections the pool has.
 const CONNECTIONS: usize = 16;
@@ -202,34 +204,13 @@ impl Contender for Fred {
     }
 }
 
-/// OpenDAL's `redis` service.
-pub(crate) struct OpenDalRedis(Operator);
-
-impl OpenDalRedis {
-    pub(crate) fn new(folder: &Path) -> Outcome<Self> {
+impl OpenDal {
+    /// OpenDAL's `redis` service, which lists nothing.
+    pub(crate) fn redis(folder: &Path) -> Outcome<Self> {
         let server = server()?;
         let endpoint = format!("tcp://127.0.0.1:{}", server.servers()[0].port());
         let service = Redis::default().endpoint(&endpoint).username("default").password(server.password());
         Ok(Self(Operator::new(service.root(&Names::new(folder).0))?))
-    }
-}
-
-impl Contender for OpenDalRedis {
-    async fn store(&self, key: &Key, value: &Bytes) -> Outcome<()> {
-        self.0.write(key, value.clone()).await?;
-        Ok(())
-    }
-
-    async fn retrieve(&self, key: &Key) -> Outcome<Option<Bytes>> {
-        match self.0.read(key).await {
-            Ok(found) => Ok(Some(found.to_bytes())),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn page(&self, _: Option<&Key>, _: usize) -> Outcome<Vec<String>> {
-        no_pages()
     }
 }
 

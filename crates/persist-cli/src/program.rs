@@ -48,7 +48,8 @@ fn grammar(error: &clap::Error) -> ExitCode {
 fn drive(runtime: Runtime, app: &Arc<App>, cli: Cli) -> Exit {
     let exit = runtime.block_on(async {
         let guard = Arc::new(Interrupt::default());
-        tokio::spawn(watch(Arc::clone(app), Arc::clone(&guard)));
+        // From here on a signal is heard, before the verb does anything.
+        tokio::spawn(watch(Arc::clone(app), Arc::clone(&guard), Signals::new()));
         let mut verb = std::pin::pin!(cli.verb.run(app));
         let outcome = tokio::select! {
             result = &mut verb => Some(result),
@@ -75,8 +76,8 @@ struct Interrupt {
 
 /// Waits for the user to interrupt, in a task of its own: the verb's may be held up by a pipe or a disk. If the verb
 /// does not hear of it in time, the storages are closed from here; a second interrupt ends the program at once.
-async fn watch(app: Arc<App>, interrupt: Arc<Interrupt>) {
-    interrupted().await;
+async fn watch(app: Arc<App>, interrupt: Arc<Interrupt>, mut signals: Signals) {
+    signals.next().await;
     app.console.warn("interrupted; closing the storages (once more to leave at once)");
     interrupt.asked.notify_one();
     let close = async {
@@ -91,7 +92,7 @@ async fn watch(app: Arc<App>, interrupt: Arc<Interrupt>) {
     };
     tokio::select! {
         () = close => {}
-        () = interrupted() => {}
+        () = signals.next() => {}
     }
     std::process::exit(i32::from(Exit::Interrupted as u8));
 }
@@ -119,23 +120,43 @@ async fn stop(app: &App) -> Exit {
     Exit::Interrupted
 }
 
-/// Waits for Ctrl-C or, on Unix, a request to terminate.
-async fn interrupted() {
+/// Ctrl-C and, on Unix, requests to terminate.
+struct Signals {
     #[cfg(unix)]
-    {
+    both: Option<(tokio::signal::unix::Signal, tokio::signal::unix::Signal)>,
+}
+
+impl Signals {
+    /// Those that come from now on.
+    #[cfg(unix)]
+    fn new() -> Self {
         use tokio::signal::unix::{SignalKind, signal};
-        if let (Ok(mut interrupt), Ok(mut terminate)) =
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
-        {
-            tokio::select! {
+        let both = signal(SignalKind::interrupt())
+            .and_then(|interrupt| signal(SignalKind::terminate()).map(|terminate| (interrupt, terminate)));
+        Self { both: both.ok() }
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> Self {
+        Self {}
+    }
+
+    /// Waits for the next one; for ever where there are none to be had.
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        match &mut self.both {
+            Some((interrupt, terminate)) => tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-            }
-            return;
+            },
+            None => std::future::pending().await,
         }
     }
-    if tokio::signal::ctrl_c().await.is_err() {
-        // Signals cannot be had here: nothing will ever interrupt.
-        std::future::pending::<()>().await;
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }

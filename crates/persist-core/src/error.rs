@@ -168,6 +168,11 @@ impl StorageError {
         same
     }
 
+    /// The answer to every key of a batch that came to nothing as a whole.
+    pub fn for_each<T>(&self, operation: &'static str, keys: &[Key]) -> Vec<Result<T>> {
+        keys.iter().map(|key| Err(self.again(operation).with_key(key))).collect()
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

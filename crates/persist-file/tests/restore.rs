@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // A panic here is the report.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use persist_core::{
     SnapshotSource, StorageExt, StoreItem, StoreOptions, Value,
 };
 use persist_file::{FileBackend, FileConfig, FileStorage};
+use persist_testkit::adverse::Kills;
 use persist_testkit::{FailingSource, HeldSource, TestSnapshot, hostile};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -236,23 +237,24 @@ async fn worker(place: &Path) {
     restore(&place.join("docs"), &mut TestSnapshot::of(new)).await.unwrap();
 }
 
+fn start(place: &Path) -> Child {
+    let program = std::env::current_exe().unwrap();
+    Command::new(program).env(WORKER, place).stdout(Stdio::null()).spawn().unwrap()
+}
+
 async fn kills() {
     let place = TempDir::new().unwrap();
     let path = place.path().join("docs");
     fill(&place.path().join("new"), "new", 150).await;
+    fill(&path, "old", 100).await;
+    let mut kills = Kills::timed(|| assert!(start(place.path()).wait().unwrap().success()));
     let (mut old, mut new, mut met) = (0, 0, 0);
-    for round in 0..50_u64 {
+    for round in 0..50_u32 {
         if !path.exists() || entries(&path).await.len() != 100 {
             let _ = std::fs::remove_dir_all(&path);
             fill(&path, "old", 100).await;
         }
-        let program = std::env::current_exe().unwrap();
-        let mut child =
-            Command::new(program).env(WORKER, place.path()).stdout(Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(5 + round * 13 % 70));
-        met += u32::from(child.try_wait().unwrap().is_none());
-        child.kill().unwrap();
-        child.wait().unwrap();
+        met += u32::from(kills.meet(&mut start(place.path())));
         let found = entries(&path).await;
         let first = found.first().unwrap().0.as_str().to_owned();
         match found.len() {
@@ -260,7 +262,7 @@ async fn kills() {
             150 => new += u32::from(first == "new/000"),
             other => panic!("round {round}: {other} keys, from {first}"),
         }
-        assert_eq!(old + new, round as u32 + 1, "round {round}");
+        assert_eq!(old + new, round + 1, "round {round}");
     }
     assert!(
         met >= 10 && old >= 5,

@@ -26,6 +26,7 @@
 //! some that are made to do so.
 
 mod apply;
+mod bulk;
 mod change;
 mod chunk;
 mod codec;

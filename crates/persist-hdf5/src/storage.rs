@@ -3,13 +3,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use persist_core::writing::Done;
+use persist_core::writing::{Done, delete_in_batches, store_in_batches};
 use persist_core::{
     Backend, BaseStorage, Capabilities, DeleteOptions, Descriptor, Entry, ErrorKind, Expiry, Health,
     HealthStatus, Key, ListOptions, Maintenance, Metadata, OpenContext, Operation, Outcome, Page, Result,
     Stats, StorageError, StoreItem, StoreOptions, Value, Watch,
 };
 
+use crate::bulk::Bulk;
 use crate::change::{Change, Draft, Step};
 use crate::config::{Durability, Hdf5Config};
 use crate::engine::Engine;
@@ -26,12 +27,6 @@ use crate::worker::Worker;
 
 /// Values up to this size are hashed and read on the caller's thread.
 const INLINE_BYTES: u64 = 64 << 10;
-
-/// How many values of a `store_many` or `delete_many` share a commit.
-const BATCH: usize = 4096;
-
-/// How many bytes of values of a `store_many` share a commit.
-const BATCH_BYTES: u64 = 16 << 20;
 
 /// The longest JSON text: HDF5 keeps the length of a string in 32 bits.
 const LONGEST_JSON: u64 = u32::MAX as u64;
@@ -147,7 +142,7 @@ impl Hdf5Storage {
     }
 
     /// Prepares steps: on this thread if there is little to hash.
-    async fn prepare(
+    pub(crate) async fn prepare(
         &self,
         operation: &'static str,
         bytes: u64,
@@ -160,7 +155,7 @@ impl Hdf5Storage {
         self.patient(operation, move |shared| prepare(&shared.descriptor, &inner.choice)).await
     }
 
-    fn admit(&self, key: &Key, value: &Value, options: &StoreOptions) -> Result<()> {
+    pub(crate) fn admit(&self, key: &Key, value: &Value, options: &StoreOptions) -> Result<()> {
         self.describe().admit_store(key, value, options)?;
         self.check_json(key, value)
     }
@@ -233,31 +228,6 @@ impl Hdf5Storage {
             engine.fetch(operation, &wanted, part.as_deref()).map(Some)
         });
         read.await.map_err(|error| error.with_key(key))
-    }
-
-    /// Stores values that were admitted, each on its own, in one commit.
-    async fn store_batch(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        let bytes = items.iter().map(|item| item.value.size()).sum();
-        let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
-        let stored = async {
-            let draft = |descriptor: &Descriptor, choice: &Choice| {
-                items
-                    .into_iter()
-                    .map(|item| Step::Put(Box::new(Draft::new(descriptor, choice, item))))
-                    .collect()
-            };
-            let steps = self.prepare("store", bytes, draft).await?;
-            self.worker("store")?.change(Change::each("store", steps)).await
-        };
-        match stored.await {
-            Ok(answers) => {
-                let named = keys.iter().zip(answers);
-                named
-                    .map(|(key, answer)| answer.and_then(Done::stored).map_err(|e| e.with_key(key)))
-                    .collect()
-            }
-            Err(error) => keys.iter().map(|key| Err(error.again("store").with_key(key))).collect(),
-        }
     }
 }
 
@@ -398,49 +368,11 @@ impl BaseStorage for Hdf5Storage {
     }
 
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
-        let mut results = Vec::with_capacity(items.len());
-        let (mut batch, mut refused, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut items = items.into_iter().peekable();
-        while let Some(item) = items.next() {
-            match self.admit(&item.key, &item.value, &item.options) {
-                Ok(()) => {
-                    bytes += item.value.size();
-                    batch.push(item);
-                }
-                Err(error) => refused.push((results.len() + batch.len() + refused.len(), error)),
-            }
-            if batch.len() == BATCH || bytes >= BATCH_BYTES || items.peek().is_none() {
-                results.extend(self.store_batch(std::mem::take(&mut batch)).await);
-                for (at, error) in refused.drain(..) {
-                    results.insert(at, Err(error));
-                }
-                bytes = 0;
-            }
-        }
-        results
+        store_in_batches(&Bulk(self), items).await
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Vec<Result<bool>> {
-        let mut results = Vec::with_capacity(keys.len());
-        for batch in keys.chunks(BATCH) {
-            let step = |key: &Key| Step::Delete { key: key.clone(), condition: Default::default() };
-            let steps = batch.iter().map(step).collect();
-            let done = match self.worker("delete") {
-                Ok(worker) => worker.change(Change::each("delete", steps)).await,
-                Err(error) => Err(error),
-            };
-            match done {
-                Ok(answers) => {
-                    results.extend(batch.iter().zip(answers).map(|(key, answer)| {
-                        answer.and_then(Done::deleted).map_err(|error| error.with_key(key))
-                    }));
-                }
-                Err(error) => {
-                    results.extend(batch.iter().map(|key| Err(error.again("delete").with_key(key))));
-                }
-            }
-        }
-        results
+        delete_in_batches(&Bulk(self), keys).await
     }
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {

@@ -156,7 +156,11 @@ impl Replicas {
             first.message()
         );
         let unknown = first.outcome_unknown();
-        let error = self.descriptor.error(first.kind(), operation, message).with_source(first);
+        // Of calls that meet a close some replicas are closed, and whatever keeps the others from answering is not the reason.
+        let error = match self.descriptor.admit(operation) {
+            Err(closed) => closed,
+            Ok(()) => self.descriptor.error(first.kind(), operation, message).with_source(first),
+        };
         if unknown { error.with_outcome_unknown() } else { error }
     }
 

@@ -323,13 +323,12 @@ impl BaseStorage for Replicated {
         let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
         let admitted = keys.iter().try_for_each(|key| replicas.admit_key(key));
         if let Err(error) = replicas.descriptor.admit_change("store").and(admitted) {
-            return keys.iter().map(|key| Err(error.again("store").with_key(key))).collect();
+            return error.for_each("store", &keys);
         }
         let lanes = replicas.lanes.enter_all(keys.iter()).await;
         let replicas = Arc::clone(replicas);
         let stored = detached(lanes, async move { Ok(replicas.store_many(items).await) }).await;
-        stored
-            .unwrap_or_else(|error| keys.iter().map(|key| Err(error.again("store").with_key(key))).collect())
+        stored.unwrap_or_else(|error| error.for_each("store", &keys))
     }
 
     async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {

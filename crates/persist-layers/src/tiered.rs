@@ -358,16 +358,6 @@ impl Tiers {
         keys.iter().for_each(|key| self.settle(key, &answer, false));
         answer
     }
-
-    /// The same failure for every item of a batch.
-    fn refused<T>(&self, error: &StorageError, keys: &[Key]) -> Vec<Result<T>> {
-        let refuse = |key: &Key| {
-            let again = StorageError::new(error.kind(), error.message().to_owned());
-            let again = again.with_storage(self.descriptor.name()).with_key(key);
-            Err(if error.outcome_unknown() { again.with_outcome_unknown() } else { again })
-        };
-        keys.iter().map(refuse).collect()
-    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -449,16 +439,16 @@ impl BaseStorage for Tiered {
                 let lanes = self.0.lanes.enter_all(keys.iter()).await;
                 self.detached(lanes, |tiers| async move { tiers.store_many(items).await }).await
             }
-            Err(error) => Err(error.with_operation("store")),
+            Err(error) => Err(error),
         };
-        answers.unwrap_or_else(|error| self.0.refused(&error, &keys))
+        answers.unwrap_or_else(|error| error.with_storage(self.0.descriptor.name()).for_each("store", &keys))
     }
 
     /// Copies in the first tier, and all others from the last tier in one call. They are not put into the upper tiers.
     async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {
         let tiers = &self.0;
         if let Err(error) = tiers.descriptor.admit("retrieve") {
-            return tiers.refused(&error, keys);
+            return error.for_each("retrieve", keys);
         }
         let copies = tiers.upper[0].retrieve_many(keys).await;
         let copy = |(key, answer): (&Key, Result<Option<Entry>>)| {
@@ -486,7 +476,7 @@ impl BaseStorage for Tiered {
             }
             Err(error) => Err(error),
         };
-        answers.unwrap_or_else(|error| self.0.refused(&error, keys))
+        answers.unwrap_or_else(|error| error.with_storage(self.0.descriptor.name()).for_each("delete", keys))
     }
 
     async fn transact(&self, operations: Vec<Operation>) -> Result<Vec<Outcome>> {

@@ -7,8 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use persist_core::{BaseStorage, Key, ManualClock, Result, async_trait};
 use persist_layers::{
-    Composite, Fault, FaultConfig, Guarded, Replicated, ReplicatedConfig, Route, Router, RouterConfig,
-    Sharded, ShardedConfig,
+    Composite, Fault, FaultConfig, Guarded, Replicated, ReplicatedConfig, Router, Sharded, ShardedConfig,
 };
 use persist_testkit::conformance::{main as run, trials};
 use persist_testkit::memory::{MemoryBuilder, MemoryPlace, MemoryStorage};
@@ -18,11 +17,11 @@ use support::Storage;
 /// Clauses that do not apply, with the reason.
 type Skips = Vec<(&'static str, &'static str)>;
 
-/// The clauses whose transactions are over several shards.
+/// The clauses whose transactions are over several members.
 fn spanning() -> Skips {
     let clauses = ["C066", "C076", "C077", "C078", "C080", "C081", "C114", "C160", "C170", "C177"];
     clauses
-        .map(|clause| (clause, "its keys belong to several shards, and no transaction spans those"))
+        .map(|clause| (clause, "its keys belong to several members, and no transaction spans those"))
         .to_vec()
 }
 
@@ -118,13 +117,22 @@ fn names(names: &[&str]) -> Vec<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-fn router() -> Composed {
-    let route =
-        |prefix: &str, storage: &str| Route { prefix: prefix.to_owned(), storage: storage.to_owned() };
+/// Three members; the prefixes lead to the second and the third in turn.
+fn router(prefixes: Vec<String>) -> Composed {
     Composed::new(3, move |members, _| {
-        let routes = vec![route("b/", "two"), route("users/", "three"), route("users/a", "one")];
-        Router::open("whole", RouterConfig { default: "one".to_owned(), routes }, members).expect("a router")
+        let members: [Storage; 3] = members.try_into().expect("three members");
+        let target =
+            |(index, prefix): (usize, &String)| (prefix.clone(), Arc::clone(&members[1 + index % 2]));
+        let routes = prefixes.iter().enumerate().map(target);
+        Arc::new(Router::new("whole", Arc::clone(&members[0]), routes).expect("a router"))
     })
+}
+
+/// Routes that lead nearly every two neighbouring keys into different members.
+fn scattering() -> Vec<String> {
+    let letters = ('!'..='~').filter(|letter| u32::from(*letter).is_multiple_of(2)).map(String::from);
+    let nested = ('a'..='z').flat_map(|letter| [format!("{letter}{letter}"), format!("{letter}/")]);
+    letters.chain(nested).chain(["é", "e\u{301}", "日", "🦀"].map(str::to_owned)).collect()
 }
 
 fn sharded(count: usize) -> Composed {
@@ -168,7 +176,13 @@ fn flaky(which: usize) -> Composed {
 }
 
 fn main() -> std::process::ExitCode {
-    let mut all = trials("router", router);
+    let mut all = trials("router", || router(names(&["b/", "users/", "users/a"])));
+    all.extend(trials("router_alone", || router(Vec::new())));
+    all.extend(trials("router_scattered", || {
+        // The two keys of this one lead to the same member.
+        let across = spanning().into_iter().filter(|(clause, _)| *clause != "C170");
+        router(scattering()).skipping(across.collect())
+    }));
     all.extend(trials("one_shard", || sharded(1)));
     all.extend(trials("sharded", || sharded(3).skipping(spanning())));
     all.extend(trials("wandering", || {

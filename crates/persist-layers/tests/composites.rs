@@ -181,7 +181,7 @@ async fn a_value_that_the_first_tier_has_no_room_for_is_read_from_the_last() {
 async fn a_change_whose_caller_has_gone_leaves_no_old_copy() {
     let Tiers { main, storage, .. } = tiers(|config| config);
     storage.put("a", &1).await.unwrap();
-    main.arm(Fault::delay(millis(80)).on("store").nth(1));
+    main.arm(Fault::delay(millis(500)).on("store").nth(1));
     assert!(tokio::time::timeout(millis(20), storage.put("a", &2)).await.is_err());
     // This read waits for the change, which goes on.
     assert_eq!(storage.get("a").await.unwrap(), Some(2));

@@ -83,11 +83,12 @@ fn dedup() -> Subject {
 /// goes on.
 #[cfg(feature = "encrypt")]
 mod rotation {
-    use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
+    use std::io::{BufRead, BufReader, Lines};
+    use std::process::{Child, ChildStdout, Command, Stdio};
 
     use persist_core::{Key, Secret, StorageExt};
     use persist_layers::{Encrypt, EncryptConfig, EncryptKey};
+    use persist_testkit::adverse::Kills;
 
     use super::*;
 
@@ -106,16 +107,25 @@ mod rotation {
         Encrypt::new(Arc::clone(below), EncryptConfig { keys, ..EncryptConfig::default() }).unwrap()
     }
 
-    /// Goes on until it is killed; tells when it has begun.
+    /// Goes on until it is killed; tells each time when it begins.
     #[allow(clippy::print_stdout, reason = "the one who kills it listens")]
     pub(super) async fn work(root: &Path) {
         let below = sqlite(root, Durability::Relaxed).await.unwrap();
         let (there, back) = (encrypted(&below, &[1, 0]), encrypted(&below, &[0, 1]));
-        println!("begun");
         loop {
+            println!("begun");
             there.rotate().await.unwrap();
             back.rotate().await.unwrap();
         }
+    }
+
+    /// A worker that has begun, and what it tells.
+    fn start(root: &Path) -> (Child, Lines<BufReader<ChildStdout>>) {
+        let program = std::env::current_exe().unwrap();
+        let mut worker = Command::new(program).env(WORKER, root).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(worker.stdout.take().unwrap()).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), "begun");
+        (worker, lines)
     }
 
     pub(super) async fn kills(cycles: usize) {
@@ -126,14 +136,15 @@ mod rotation {
             storage.put(format!("k{number}"), &number).await.unwrap();
         }
         below.close().await.unwrap();
-        let (mut resumed, program) = (0, std::env::current_exe().unwrap());
+        let (mut worker, mut lines) = start(place.path());
+        let mut kills = Kills::timed(|| assert_eq!(lines.next().unwrap().unwrap(), "begun"));
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        let mut resumed = 0;
         for cycle in 0..cycles as u64 {
-            let mut worker =
-                Command::new(&program).env(WORKER, place.path()).stdout(Stdio::piped()).spawn().unwrap();
-            BufReader::new(worker.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
-            std::thread::sleep(Duration::from_micros(200 + cycle * 7919 % 25_000));
-            worker.kill().unwrap();
-            worker.wait().unwrap();
+            let (mut worker, lines) = start(place.path());
+            assert!(kills.meet(&mut worker), "cycle {cycle}: it ended by itself");
+            drop(lines);
             let below = sqlite(place.path(), Durability::Relaxed).await.unwrap();
             let both = encrypted(&below, &[1, 0]);
             for number in 0..VALUES {

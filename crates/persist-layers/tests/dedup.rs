@@ -294,10 +294,11 @@ async fn sweeps_among_stores_and_deletes_take_nothing_that_is_needed() {
                 for round in (0..100_000_usize).take_while(|_| !swept.load(Ordering::Relaxed)) {
                     let name = format!("k{}", (task + round) % 5);
                     let data = &contents[(task * 7 + round) % contents.len()];
-                    if round % 4 == 3 {
-                        storage.delete(&key(&name), DeleteOptions::new()).await.unwrap();
-                    } else {
-                        put(&storage, &name, data).await;
+                    match round % 4 {
+                        3 => drop(storage.delete(&key(&name), DeleteOptions::new()).await.unwrap()),
+                        // What nobody will need again, so that sweeps have something to take.
+                        2 => put(&storage, &format!("own{task}"), &noise(5_000, round as u64)).await,
+                        _ => put(&storage, &name, data).await,
                     }
                     if let Some(found) = storage.retrieve(&key(&format!("k{}", round % 5))).await.unwrap() {
                         assert!(contents.iter().any(|data| found.value.buffer() == data));
@@ -309,8 +310,9 @@ async fn sweeps_among_stores_and_deletes_take_nothing_that_is_needed() {
     let sweeper = tokio::spawn({
         let place = Arc::clone(&place);
         async move {
-            let mut freed = 0;
-            for _ in 0..250 {
+            let (mut freed, mut sweeps) = (0, 0);
+            while sweeps < 250 || (freed == 0 && sweeps < 10_000) {
+                sweeps += 1;
                 // Chunks grow old, but not while a store is on its way, which would need 25 rounds.
                 place.clock.advance(GRACE / 50);
                 freed += place.open().maintain().await.unwrap().freed_bytes;

@@ -1,7 +1,7 @@
 //! Many values with one call.
 
 use persist_core::writing::{Answer, Batches};
-use persist_core::{BaseStorage, Descriptor, Key, Result, StoreItem, async_trait};
+use persist_core::{BaseStorage, Key, Result, StoreItem, async_trait};
 
 use crate::change::{Change, Draft, Step};
 use crate::core::Core;
@@ -18,8 +18,8 @@ impl Batches for Bulk<'_> {
     const VALUES: usize = BATCH;
     const BYTES: u64 = BATCH_BYTES;
 
-    fn descriptor(&self) -> &Descriptor {
-        self.0.describe()
+    fn admit(&self, item: &StoreItem) -> Result<()> {
+        self.0.describe().admit_store(&item.key, &item.value, &item.options)
     }
 
     async fn steps(&self, items: Vec<StoreItem>, bytes: u64) -> Result<Vec<Step>> {

@@ -247,9 +247,7 @@ impl BaseStorage for PackStorage {
                     blocking(self.core(), "retrieve", read).await
                 }
             };
-            results.extend(found.unwrap_or_else(|error| {
-                batch.iter().map(|key| Err(error.again("retrieve").with_key(key))).collect()
-            }));
+            results.extend(found.unwrap_or_else(|error| error.for_each("retrieve", batch)));
         }
         results
     }

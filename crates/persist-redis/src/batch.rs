@@ -20,7 +20,7 @@ impl RedisStorage {
         const OPERATION: &str = "retrieve_many";
         let Inner { descriptor, engine, .. } = &*self.inner;
         if let Err(error) = descriptor.admit(OPERATION) {
-            return keys.iter().map(|key| Err(error.again(OPERATION).with_key(key))).collect();
+            return error.for_each(OPERATION, keys);
         }
         let call = |key: &Key| {
             let cmd = reading::whole(&engine.keyspace, key);

@@ -17,8 +17,8 @@ impl Batches for Bulk<'_> {
     const VALUES: usize = 16_384;
     const BYTES: u64 = TRANSACTION_BYTES;
 
-    fn descriptor(&self) -> &Descriptor {
-        self.0.describe()
+    fn admit(&self, item: &StoreItem) -> Result<()> {
+        self.0.describe().admit_store(&item.key, &item.value, &item.options)
     }
 
     async fn steps(&self, items: Vec<StoreItem>, bytes: u64) -> Result<Vec<Step>> {

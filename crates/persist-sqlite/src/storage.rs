@@ -272,9 +272,7 @@ impl BaseStorage for SqliteStorage {
                 Err(error) => Err(error),
                 Ok(()) => self.look("retrieve", move |inner| inner.entries(&wanted)).await,
             };
-            results.extend(found.unwrap_or_else(|error| {
-                batch.iter().map(|key| Err(error.again("retrieve").with_key(key))).collect()
-            }));
+            results.extend(found.unwrap_or_else(|error| error.for_each("retrieve", batch)));
         }
         results
     }

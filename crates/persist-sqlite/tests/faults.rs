@@ -168,7 +168,9 @@ fn work(job: &str, path: &Path) -> String {
                 Err(error) => format!("{}: {error}", error.kind()),
             },
             "die" => {
-                store(&open(path).await.unwrap(), "k", value(7, 1000)).await.unwrap();
+                // Dropped, it would be closed, and the log with it.
+                let storage = open(path).await.unwrap();
+                store(&storage, "k", value(7, 1000)).await.unwrap();
                 std::process::abort()
             }
             other => panic!("unknown job {other}"),

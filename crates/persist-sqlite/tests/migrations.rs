@@ -12,6 +12,7 @@ use persist_sqlite::migration::{
     Direction, HISTORY_SCHEMA, HISTORY_TABLE, Migration, MigrationProblem, MigrationState, Migrations, Target,
 };
 use persist_sqlite::rusqlite::{Connection, OpenFlags};
+use persist_testkit::adverse::Kills;
 use tempfile::TempDir;
 
 /// Names the database that a worker migrates.
@@ -444,21 +445,18 @@ fn processes() {
 
 fn kills() {
     let place = TempDir::new().unwrap();
-    let (mut kills, mut between, mut database) = (0, 0, 0);
-    for round in 0..60 {
+    let mut kills = Kills::timed(|| assert_eq!(finish(start(&place.path().join("db"))), 10));
+    let (mut met, mut between, mut database) = (0, 0, 0);
+    for _ in 0..60 {
         let path = place.path().join(format!("db{database}"));
         let mut child = start(&path);
-        // Spread over the time that a start and a few migrations take.
-        std::thread::sleep(Duration::from_millis(3 + round * 7 % 60));
-        let running = child.try_wait().unwrap().is_none();
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let running = kills.meet(&mut child);
         let applied = if path.exists() { inspect(&path) } else { 0 };
-        kills += u32::from(running);
+        met += u32::from(running);
         between += u32::from(running && (1..10).contains(&applied));
         database += u32::from(applied == 10);
     }
-    assert!(kills >= 20 && between >= 5, "{kills} kills, {between} of them between migrations");
+    assert!(met >= 20 && between >= 5, "{met} kills, {between} of them between migrations");
     let path = place.path().join(format!("db{database}"));
     finish(start(&path));
     assert_eq!(inspect(&path), 10);

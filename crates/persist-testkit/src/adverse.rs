@@ -8,7 +8,8 @@ use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use persist_core::{BaseStorage, ErrorKind, Key, ListOptions, StoreOptions, Value};
@@ -92,6 +93,40 @@ impl<'j> Job<'j> {
     pub fn given_to(&self, mut command: Command) -> Command {
         command.arg(std::env::current_exe().unwrap()).env(JOB, self.job).env(PLACE, self.place);
         command
+    }
+}
+
+/// Kills workers at moments spread evenly over the time that they need, which is another one on each machine.
+#[derive(Debug)]
+pub struct Kills {
+    whole: Duration,
+    round: u32,
+}
+
+impl Kills {
+    /// Takes the time that a worker needs; `work` lets one do its work and waits until it is done.
+    pub fn timed(work: impl FnOnce()) -> Self {
+        let begun = Instant::now();
+        work();
+        Self { whole: begun.elapsed(), round: 0 }
+    }
+
+    /// Lets a worker live for another part of that time and kills it; true if it had not ended by itself.
+    ///
+    /// # Panics
+    /// If it cannot be killed.
+    pub fn meet(&mut self, worker: &mut Child) -> bool {
+        self.round += 1;
+        // The multiples of the golden ratio leave no large gap between them.
+        std::thread::sleep(self.whole.mul_f64((f64::from(self.round) * 0.618_034).fract()));
+        let met = worker.try_wait().unwrap().is_none();
+        if !met {
+            // It was measured while the machine was busier.
+            self.whole = self.whole.mul_f64(0.9);
+        }
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+        met
     }
 }
 

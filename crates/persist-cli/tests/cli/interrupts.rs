@@ -41,8 +41,8 @@ fn an_interrupted_put_stores_nothing_and_leaves_the_storage_usable() {
             .spawn()
             .unwrap();
         let mut input = child.stdin.take().unwrap();
-        input.write_all(b"half a val").unwrap();
-        sleep(Duration::from_millis(500));
+        // More than a pipe holds: it is at work when this is written.
+        input.write_all(&[b'x'; 200_000]).unwrap();
         signal(&child, name);
         assert_eq!(code(&mut child), Some(130));
         assert!(err(&mut child).contains("interrupted"));

@@ -4,7 +4,7 @@ use std::vec::IntoIter;
 use async_trait::async_trait;
 
 use super::{Answer, Change, Done, Step};
-use crate::{Descriptor, Key, Metadata, Result, StorageError, StoreItem};
+use crate::{Key, Metadata, Result, StorageError, StoreItem};
 
 /// A storage that makes few changes of many values.
 #[async_trait]
@@ -18,8 +18,8 @@ pub trait Batches: Send + Sync {
     /// How many bytes of values share one.
     const BYTES: u64;
 
-    /// The limits that hold.
-    fn descriptor(&self) -> &Descriptor;
+    /// Refuses what cannot be stored.
+    fn admit(&self, item: &StoreItem) -> Result<()>;
 
     /// Makes steps of values that were admitted, of so many bytes: hashed, and packed where values are.
     async fn steps(&self, items: Vec<StoreItem>, bytes: u64) -> Result<Vec<Self::Step>>;
@@ -66,7 +66,7 @@ fn next_batch<B: Batches>(storage: &B, items: &mut Peekable<IntoIter<StoreItem>>
     let mut batch = Admitted::default();
     while batch.items.len() < B::VALUES && batch.bytes < B::BYTES {
         let Some(item) = items.next() else { break };
-        match storage.descriptor().admit_store(&item.key, &item.value, &item.options) {
+        match storage.admit(&item) {
             Ok(()) => {
                 batch.bytes += item.value.size();
                 batch.items.push(item);
@@ -124,6 +124,6 @@ async fn change_each<B: Batches, T>(
             let named = keys.iter().zip(answer);
             named.map(|(key, done)| done.and_then(read).map_err(|error| error.with_key(key))).collect()
         }
-        Err(error) => keys.iter().map(|key| Err(error.again(operation).with_key(key))).collect(),
+        Err(error) => error.for_each(operation, keys),
     }
 }

@@ -224,7 +224,7 @@ impl Evict {
         let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
         let bytes = items.iter().map(|item| Self::size(&item.key, &item.value, &item.options)).sum();
         if let Err(error) = self.make_room("store", &keys, bytes).await {
-            return keys.iter().map(|key| Err(error.again("store").with_key(key))).collect();
+            return error.for_each("store", &keys);
         }
         let answers = self.inner.store_many(items).await;
         for (key, answer) in keys.iter().zip(&answers) {

@@ -527,11 +527,6 @@ impl Shared {
         }
         Ok(Page::collect(keys, limit))
     }
-
-    /// The same failure for every item of a batch.
-    fn refused<T>(error: &StorageError, operation: &'static str, keys: &[Key]) -> Vec<Result<T>> {
-        keys.iter().map(|key| Err(error.again(operation).with_key(key))).collect()
-    }
 }
 
 /// Somebody waits for everything to be written.
@@ -629,7 +624,7 @@ impl BaseStorage for WriteBehind {
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
         let keys: Vec<Key> = items.iter().map(|item| item.key.clone()).collect();
         if let Err(error) = self.0.descriptor.admit_change("store") {
-            return Shared::refused(&error, "store", &keys);
+            return error.for_each("store", &keys);
         }
         let _lanes = self.0.lanes.enter_all(&keys).await;
         self.0.prepare(&keys).await;
@@ -641,7 +636,7 @@ impl BaseStorage for WriteBehind {
 
     async fn retrieve_many(&self, keys: &[Key]) -> Vec<Result<Option<Entry>>> {
         if let Err(error) = self.0.descriptor.admit("retrieve") {
-            return Shared::refused(&error, "retrieve", keys);
+            return error.for_each("retrieve", keys);
         }
         let waiting: Vec<Option<Option<Entry>>> = keys.iter().map(|key| self.0.waiting(key)).collect();
         let asked = keys.iter().zip(&waiting).filter(|(_, waiting)| waiting.is_none());
@@ -663,7 +658,7 @@ impl BaseStorage for WriteBehind {
 
     async fn delete_many(&self, keys: &[Key]) -> Vec<Result<bool>> {
         if let Err(error) = self.0.descriptor.admit_change("delete") {
-            return Shared::refused(&error, "delete", keys);
+            return error.for_each("delete", keys);
         }
         let _lanes = self.0.lanes.enter_all(keys).await;
         self.0.prepare(keys).await;
