@@ -61,7 +61,7 @@ pub struct RedisConfig {
     /// Other lifetimes for keys that begin with a prefix; the longest prefix counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ttl_rules: Vec<TtlRule>,
-    /// How long a call may take in all, with every attempt; 5 s unless set.
+    /// Until when attempts of a call begin; the last one may take its `attempt_timeout` beyond that. 5 s unless set.
     pub timeout: HumanDuration,
     /// How long one attempt waits for an answer, plus 50 ms for each MiB; 2 s unless set.
     pub attempt_timeout: HumanDuration,

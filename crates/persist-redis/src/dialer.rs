@@ -3,7 +3,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use persist_core::{Clock, OpenContext, Secret, SystemClock};
+use persist_core::{Clock, ErrorKind, OpenContext, Secret, SystemClock};
 use redis::aio::{MultiplexedConnection, SendError};
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -43,6 +43,8 @@ pub(crate) struct Dialed {
     pub(crate) era: u64,
     /// The clock of the server in milliseconds, and when it was read.
     pub(crate) clock: (i64, Instant),
+    /// Why changes cannot be made over it: a right is missing.
+    pub(crate) denied: Option<Fault>,
 }
 
 /// Which part of a server is talked to.
@@ -156,6 +158,9 @@ impl Dialer {
         script::ALL.iter().for_each(|script| {
             greeting.add_command(script.load());
         });
+        let rights = greeting.len();
+        self.ask_rights(&mut greeting);
+        let rights = rights..greeting.len();
         // The first connection has nothing to end.
         if era > 1 {
             self.end_eras(&mut greeting, era);
@@ -163,11 +168,20 @@ impl Dialer {
         greeting.cmd("TIME");
         let answers = connection.send_packed_commands(&greeting, 0, greeting.len()).await;
         let answers = answers.map_err(|error| Fault::unreached(&address.to_string(), &error))?;
-        for answer in &answers {
-            check_greeting(address, answer)?;
+        let mut denied = None;
+        for (place, answer) in answers.iter().enumerate() {
+            match check_greeting(address, answer) {
+                // What else keeps it from being answered will be said of each change.
+                Err(fault) if rights.contains(&place) => {
+                    denied = denied.or(Some(fault).filter(|fault| fault.kind == ErrorKind::AccessDenied));
+                }
+                // Where no change can be made, none needs to be fenced off.
+                Err(fault) if denied.is_some() && fault.kind == ErrorKind::AccessDenied => {}
+                other => other?,
+            }
         }
         let clock = (server_clock(answers.last())?, Instant::now());
-        Ok(Dialed { connection, era, clock })
+        Ok(Dialed { connection, era, clock, denied })
     }
 
     /// Ends the earlier eras on every tag; those that lie on other nodes answer so.
@@ -177,6 +191,14 @@ impl Dialer {
             let mut cmd = script::FENCE.call(&[self.keyspace.head(tag)]);
             cmd.arg(&self.client).arg(era).arg(seconds);
             pipeline.add_command(cmd);
+        }
+    }
+
+    /// Asks on every tag, because each node of a cluster has rights of its own.
+    fn ask_rights(&self, pipeline: &mut Pipeline) {
+        let keys = |tag| [self.keyspace.head(tag), self.keyspace.index(tag), self.keyspace.expiry(tag)];
+        for tag in self.keyspace.tags() {
+            pipeline.add_command(script::RIGHTS.call(&keys(tag)));
         }
     }
 
@@ -209,7 +231,7 @@ impl fmt::Debug for Dialer {
 }
 
 fn invalid(message: String) -> Fault {
-    Fault::new(persist_core::ErrorKind::InvalidConfig, message)
+    Fault::new(ErrorKind::InvalidConfig, message)
 }
 
 fn login_of(config: &RedisConfig, mut login: RedisConnectionInfo) -> RedisConnectionInfo {
@@ -265,7 +287,7 @@ async fn expect_primary(connection: &mut MultiplexedConnection, address: &Addres
         return Ok(());
     }
     let message = format!("{address} is no primary any more; waiting for the sentinels to name the new one");
-    Err(Fault::new(persist_core::ErrorKind::Unavailable, message))
+    Err(Fault::new(ErrorKind::Unavailable, message))
 }
 
 /// The answer to TIME: seconds and microseconds.

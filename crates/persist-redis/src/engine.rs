@@ -190,6 +190,13 @@ impl Engine {
 
     /// Sends some calls over a connection, in one piece.
     pub(crate) async fn send(&self, link: &Arc<Link>, live: &mut Live, orders: &[Order<'_>]) -> Vec<Verdict> {
+        if let Some(denied) = live.denied()
+            && orders.iter().any(Order::is_change)
+        {
+            // The next connection will know whether the right was given meanwhile.
+            link.give_up(live.era);
+            return orders.iter().map(|_| Verdict::Done(Err(denied.clone()))).collect();
+        }
         let bytes = orders.iter().map(|order| order.call.bytes).sum();
         let acknowledged = self.replicas.0 > 0 && orders.iter().any(Order::is_change);
         let Piece { commands, places } = Piece::new(orders, &self.keyspace, self.dialer.client(), live);

@@ -142,6 +142,8 @@ fn judge(place: &str, code: &str, detail: &str) -> Refusal {
     let said = format!("{code} {detail}").escape_debug().to_string();
     let fault = |kind, cure: &str| Fault::new(kind, format!("{place} says {said}; {cure}"));
     let passing = |cure| fault(ErrorKind::Unavailable, cure);
+    // Redis 7.0 says it without a code of its own inside of scripts.
+    let code = if detail.starts_with("The user executing the script can") { "NOPERM" } else { code };
     match code {
         "MOVED" => Refusal::Moved(target(detail), passing("wait until the nodes of the cluster agree")),
         "ASK" => Refusal::Moving(passing("wait until the slot has moved")),
@@ -206,6 +208,9 @@ mod tests {
         ] {
             assert_eq!(kind(code), expected, "{code}");
         }
+        let denied = "The user executing the script can't run this command or subcommand";
+        let Refusal::Final(fault) = judge("h:1", "ERR", denied) else { panic!("not final") };
+        assert_eq!(fault.kind, ErrorKind::AccessDenied);
         assert_eq!(target("3999 127.0.0.1:6381"), "127.0.0.1:6381");
     }
 }

@@ -43,6 +43,8 @@ pub(crate) struct Live {
     dialer: Arc<Dialer>,
     /// The clock of the server in milliseconds, and when it was read.
     clock: (i64, Instant),
+    /// Why changes cannot be made over it.
+    denied: Option<Fault>,
 }
 
 impl Link {
@@ -96,14 +98,14 @@ impl Link {
         pause.wait().await;
         // Counts as failed until it has succeeded, also if the caller goes away on the way.
         pause.lengthen();
-        let Dialed { connection, era, clock } =
+        let Dialed { connection, era, clock, denied } =
             self.dialer.dial(&self.address, self.role).await.inspect_err(|fault| {
                 *self.trouble.lock() = Some(fault.clone());
             })?;
         *pause = Pause::default();
         *self.trouble.lock() = None;
         let place = self.address.to_string().into();
-        let live = Live { connection, era, place, dialer: Arc::clone(&self.dialer), clock };
+        let live = Live { connection, era, place, dialer: Arc::clone(&self.dialer), clock, denied };
         *self.live.lock() = Some(live.clone());
         tracing::debug!(server = %self.address, era, "connected to Redis");
         Ok(live)
@@ -127,6 +129,11 @@ impl Live {
     /// The server, for messages.
     pub(crate) fn place(&self) -> &str {
         &self.place
+    }
+
+    /// Why changes cannot be made over it, if they cannot: a right is missing.
+    pub(crate) fn denied(&self) -> Option<&Fault> {
+        self.denied.as_ref()
     }
 
     /// What the server's clock will show at a moment to come, in milliseconds.

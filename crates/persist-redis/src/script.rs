@@ -26,6 +26,8 @@ lua! {
     FENCE "scripts/fence.lua";
     /// Lists keys.
     LIST "scripts/list.lua";
+    /// Finds out whether a user may do all that a change does.
+    RIGHTS "scripts/rights.lua";
     /// Removes what has expired.
     SWEEP "scripts/sweep.lua";
     /// Keeps changes being told.

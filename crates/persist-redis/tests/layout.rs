@@ -49,6 +49,51 @@ async fn values_are_readable_with_redis_cli() {
     assert_eq!(members.iter().map(Reply::text).collect::<Vec<_>>(), ["large", "users/ada", "w"]);
 }
 
+/// A script that is denied a command in the middle is not undone by Redis, so a change is refused before it begins.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_lacks_a_right_changes_nothing() {
+    let Some(redis) = Deployment::standalone() else { return };
+    let server = &redis.servers()[0];
+    let usual = config(&redis, false, 1);
+    let owner = open(usual.clone()).await.unwrap();
+    owner.put("old", &vec![1; 100_000]).await.unwrap();
+    for right in ["hset", "zadd", "zrem", "unlink", "hdel", "pexpire", "persist", "zrangebyscore"] {
+        let acl = [
+            "ACL",
+            "SETUSER",
+            "poor",
+            "reset",
+            "on",
+            ">word",
+            "~test-*",
+            "&*",
+            "+@all",
+            &format!("-{right}"),
+        ];
+        assert_eq!(server.command(&acl), Reply::Status("OK".into()));
+        let url = format!("redis://127.0.0.1:{}", server.port());
+        let poor = RedisConfig::url(url).credentials("poor", Secret::new("word"));
+        let poor = open(poor.namespace(usual.namespace.clone())).await.unwrap();
+        let hour = std::time::Duration::from_secs(3600);
+        for (name, options) in [("old", StoreOptions::new()), ("new", StoreOptions::new().ttl(hour))] {
+            let error = poor.put_with(name, &2, options).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AccessDenied, "{right}: {error}");
+            assert!(error.message().contains(right) && !error.outcome_unknown(), "{error}");
+        }
+        assert_eq!(poor.remove("old").await.unwrap_err().kind(), ErrorKind::AccessDenied, "{right}");
+        assert_eq!(poor.get::<Vec<i32>>("old").await.unwrap().unwrap().len(), 100_000, "{right}");
+        // When he is given it he need not open the storage again: a refusal gives the connection up.
+        server.command(&["ACL", "SETUSER", "poor", &format!("+{right}")]);
+        drop(poor.put("given", &3).await);
+        poor.put("given", &3).await.unwrap();
+    }
+    let names = owner.list_keys("", Default::default()).await.unwrap();
+    assert_eq!(names.keys.iter().map(|key| key.as_str()).collect::<Vec<_>>(), ["given", "old"]);
+    assert!(owner.verify().await.unwrap().is_clean());
+    let Reply::Array(left) = server.command(&["KEYS", "*#rights"]) else { panic!("no list") };
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// Nothing outside the namespace is touched, and two namespaces on a server do not see each other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn namespaces_are_apart() {
