@@ -11,6 +11,39 @@ const MAGIC: [u8; 4] = [0x37, 0xA4, 0x30, 0xEC];
 /// The largest dictionary that is read.
 const LARGEST: u64 = 16 << 20;
 
+/// The fewest samples that anything can be learned from.
+const FEWEST: usize = 100;
+
+/// Trains a dictionary of at most `size` bytes for [`Compress`](crate::Compress) from values like those that it will compress, as
+/// `zstd --train` does. 110 KiB are usual; a hundred times as many bytes of samples teach about all that fits.
+///
+/// ```
+/// # fn main() -> Result<(), persist_core::StorageError> {
+/// let records = (0..2_000).map(|id| format!(r#"{{"id": {id}, "kind": "measurement", "unit": "kelvin"}}"#));
+/// let dictionary = persist_layers::train_dictionary(&records.collect::<Vec<_>>(), 4096)?;
+/// assert!(dictionary.len() <= 4096);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// `InvalidValue` if there are fewer than 100 samples, or too little in them for a dictionary of that size.
+pub fn train_dictionary(samples: &[impl AsRef<[u8]>], size: usize) -> Result<Vec<u8>> {
+    let invalid = |why: String| {
+        Err(StorageError::new(ErrorKind::InvalidValue, format!("cannot train a dictionary: {why}")))
+    };
+    if samples.len() < FEWEST {
+        return invalid(format!("{} values are too few; give at least {FEWEST}", samples.len()));
+    }
+    zstd::dict::from_samples(samples, size).or_else(|error| {
+        let bytes: usize = samples.iter().map(|sample| sample.as_ref().len()).sum();
+        invalid(format!(
+            "{} values of {bytes} bytes: {error}; give more of them or a smaller size",
+            samples.len()
+        ))
+    })
+}
+
 /// A trained dictionary of zstd, prepared for one level.
 pub(crate) struct Dictionary {
     id: u32,
@@ -19,7 +52,7 @@ pub(crate) struct Dictionary {
 }
 
 impl Dictionary {
-    /// Reads a file that `zstd --train` made.
+    /// Reads a file that [`train_dictionary`] or `zstd --train` made.
     ///
     /// # Errors
     /// `InvalidConfig` if it cannot be read or is no trained dictionary.
@@ -37,7 +70,8 @@ impl Dictionary {
         if bytes.len() as u64 > LARGEST {
             return Err(invalid(format!("has more than {LARGEST} bytes")));
         }
-        Self::new(&bytes, level).ok_or_else(|| invalid("was not made by `zstd --train`".to_owned()))
+        Self::new(&bytes, level)
+            .ok_or_else(|| invalid("was not made by `persist dictionary` or `zstd --train`".to_owned()))
     }
 
     fn new(bytes: &[u8], level: i32) -> Option<Self> {
@@ -71,6 +105,40 @@ impl fmt::Debug for Dictionary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn record(number: u32) -> String {
+        let noise = number.wrapping_mul(2_654_435_761);
+        format!(
+            r#"{{"sensor": "hall {}", "kind": "temperature", "unit": "kelvin", "value": {noise}}}"#,
+            noise % 7
+        )
+    }
+
+    #[test]
+    fn what_was_trained_makes_small_records_smaller() {
+        let samples: Vec<String> = (0..3_000).map(record).collect();
+        let trained = train_dictionary(&samples, 8 << 10).unwrap();
+        let dictionary = Dictionary::new(&trained, 3).unwrap();
+        let unseen = record(1_000_000);
+        let alone = zstd::bulk::compress(unseen.as_bytes(), 3).unwrap();
+        let packed = dictionary.compress(unseen.as_bytes()).unwrap();
+        assert!(packed.len() * 2 < alone.len(), "{} and {}", packed.len(), alone.len());
+        let mut plain = String::new();
+        dictionary.reader(&packed).unwrap().read_to_string(&mut plain).unwrap();
+        assert_eq!(plain, unseen);
+    }
+
+    #[test]
+    fn what_teaches_nothing_is_refused() {
+        let few = vec![record(1); 99];
+        let error = train_dictionary(&few, 4096).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.message().contains("99 values are too few")),
+            (ErrorKind::InvalidValue, true)
+        );
+        let error = train_dictionary(&vec![""; 1_000], 4096).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidValue, "{error}");
+    }
 
     #[test]
     fn what_was_not_trained_is_no_dictionary() {

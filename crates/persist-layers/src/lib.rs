@@ -102,6 +102,8 @@ pub use concurrency::{Concurrency, ConcurrencyConfig};
 #[cfg(feature = "content")]
 pub use content::{ContentHash, ContentId, ContentStore, NotAnId, canonical_json};
 pub use dedup::{Dedup, DedupConfig, DedupUsage};
+#[cfg(feature = "compress")]
+pub use dictionary::train_dictionary;
 #[cfg(feature = "encrypt")]
 pub use encrypt::{Encrypt, EncryptConfig, EncryptKey, EncryptRule};
 #[cfg(feature = "encrypt")]

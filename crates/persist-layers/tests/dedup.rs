@@ -226,6 +226,51 @@ async fn a_damaged_or_missing_chunk_is_corruption_of_each_value_and_is_mended_by
 }
 
 #[tokio::test]
+async fn what_lies_in_the_place_of_a_chunk_and_is_another_is_put_right() {
+    let place = Place::new();
+    let storage = place.open();
+    let data = noise(2000, 12);
+    put(&storage, "a", &data).await;
+    for chunk in place.chunks() {
+        place.below().store(&chunk, Value::bytes(noise(2000, 13)), StoreOptions::new()).await.unwrap();
+    }
+    assert_eq!(storage.retrieve(&key("a")).await.unwrap_err().kind(), ErrorKind::Corruption);
+    // One who has not read it, and does not know of the damage.
+    put(&place.open(), "b", &data).await;
+    assert_eq!(get(&storage, "a").await, data);
+}
+
+/// What one layer keeps of a long value is a short one with its mark, which the other must not take for its own.
+#[tokio::test]
+async fn it_works_over_itself() {
+    let place = Place::new();
+    let storage = Place::over(Arc::new(place.open()));
+    let data = noise(50_000, 14);
+    put(&storage, "long", &data).await;
+    put(&storage, "short", b"short").await;
+    assert_eq!((get(&storage, "long").await, get(&storage, "short").await), (data.into(), "short".into()));
+}
+
+/// The value is replaced and its chunks are swept between the read of what it consists of and that of its chunks.
+#[tokio::test]
+async fn a_read_that_is_overtaken_gives_the_new_value() {
+    let place = Place::new();
+    let slow = Arc::new(FaultStorage::new(place.below()));
+    let reader = Place::over(slow.clone());
+    let (old, new) = (noise(50_000, 15), noise(50_000, 16));
+    put(&place.open(), "a", &old).await;
+    slow.arm(Fault::delay(millis(500)).on("retrieve_many").nth(1));
+    let overtake = async {
+        tokio::time::sleep(millis(100)).await;
+        put(&place.open(), "a", &new).await;
+        assert!(place.collect(&place.open()).await > 0);
+    };
+    let (found, ()) = tokio::join!(get(&reader, "a"), overtake);
+    assert_eq!(found, new);
+    assert_eq!(slow.calls("retrieve_many"), 2);
+}
+
+#[tokio::test]
 async fn what_was_begun_and_never_ended_goes_after_the_grace_period_and_not_before() {
     let place = Place::new();
     let faulty = Arc::new(FaultStorage::new(place.below()));

@@ -78,6 +78,10 @@ async fn what_is_pinned_or_held_never_goes() {
     put(&storage, "held", StoreOptions::new()).await.unwrap();
     let held = storage.hold(&key("held")).await.unwrap().unwrap();
     assert!(storage.hold(&key("none")).await.unwrap().is_none());
+    // Using one gives it a new place, and it keeps what protects it.
+    for name in names(&storage).await {
+        assert!(storage.retrieve(&key(&name)).await.unwrap().is_some());
+    }
     let full = put(&storage, "new", StoreOptions::new()).await.unwrap_err();
     assert_eq!((full.kind(), full.key()), (ErrorKind::Capacity, Some(&key("new"))));
     assert_eq!(names(&storage).await, ["held", "keep/1", "tagged"]);

@@ -155,6 +155,26 @@ async fn what_is_damaged_in_one_replica_is_read_from_another_and_mended() {
     assert!(storage.verify().await.unwrap().is_clean());
 }
 
+/// What only one of three has could be forgotten by the next read, so it is not given before another one has it.
+#[tokio::test]
+async fn what_too_few_have_is_not_given_before_more_have_it() {
+    let all = replicas(3);
+    all.storage.put("a", &1).await.unwrap();
+    all.storage.flush().await.unwrap();
+    for replica in &all.members[1..] {
+        replica.arm(Fault::fail(ErrorKind::Unavailable).on("store"));
+    }
+    assert!(all.storage.put("a", &2).await.unwrap_err().outcome_unknown());
+    all.down(2);
+    assert_eq!(all.storage.get::<u64>("a").await.unwrap_err().kind(), ErrorKind::Unavailable);
+    // Without the first one the old value is what there is; with it, and one that can be written, the new one stays.
+    all.up(1);
+    assert_eq!(all.storage.get::<u64>("a").await.unwrap(), Some(2));
+    all.down(0);
+    all.up(2);
+    assert_eq!(all.storage.get::<u64>("a").await.unwrap(), Some(2));
+}
+
 #[tokio::test]
 async fn a_call_that_meets_a_close_says_so_whatever_else_fails() {
     let all = replicas(3);

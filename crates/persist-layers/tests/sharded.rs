@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use persist_core::{
-    BaseStorage, ErrorKind, Event, ListOptions, Operation, Result, StorageExt, StoreOptions, Value,
+    BaseStorage, ErrorKind, Event, ListOptions, ManualClock, Operation, Result, StorageExt, StoreOptions,
+    Value,
 };
 use persist_layers::{Sharded, ShardedConfig};
 use persist_testkit::fault::{Fault, FaultStorage};
@@ -236,6 +237,64 @@ async fn a_change_while_keys_move_is_never_undone_by_the_move() {
             assert_eq!(storage.get::<u64>(&format!("k{number:03}")).await.unwrap(), wanted, "{number}");
         }
     }
+}
+
+/// A key that has not come to its new shard when that is listed, and has left the old one when that is.
+#[tokio::test]
+async fn a_key_that_moves_while_it_is_listed_is_listed() {
+    let places = Shards::default();
+    fill(&places.open(&shards("a")), 20).await;
+    let config = moving("ab", "");
+    let slow = Arc::new(FaultStorage::new(places.member("a")));
+    let storage =
+        Sharded::new("all", &config, vec![Arc::clone(&slow) as Storage, places.member("b")]).unwrap();
+    storage.get::<u64>("k000").await.unwrap();
+    slow.arm(Fault::delay(support::millis(500)).on("list_keys").nth(1));
+    let mover = places.open(&config);
+    let moved = async {
+        tokio::time::sleep(support::millis(100)).await;
+        mover.rebalance().await.unwrap()
+    };
+    let (page, moved) = tokio::join!(storage.list_keys("", ListOptions::new()), moved);
+    assert!(moved > 3, "{moved}");
+    assert_eq!(page.unwrap().keys.len(), 20);
+}
+
+/// Versions follow the clock of a shard; they grow all the same when a key moves to one whose clock is behind.
+#[tokio::test]
+async fn a_key_that_moves_to_a_shard_whose_clock_is_behind_has_a_greater_version() {
+    let (old, new) = (MemoryPlace::new(), MemoryPlace::new());
+    let clock = |ahead: u64| {
+        let clock = ManualClock::default();
+        clock.advance(support::millis(1_000_000 + ahead));
+        Arc::new(clock)
+    };
+    let (ahead, behind) = (clock(20), clock(0));
+    let open = |config: &ShardedConfig, behind: Arc<ManualClock>| {
+        let member = |name: &String| -> Storage {
+            let (place, clock) = if name == "a" { (&old, &ahead) } else { (&new, &behind) };
+            Arc::new(MemoryStorage::builder(name).as_disk().clock(clock.clone()).open(place))
+        };
+        let members = config.shards.iter().chain(&config.draining).map(member).collect();
+        Sharded::new("all", config, members).unwrap()
+    };
+    let before = open(&moving("a", "b"), behind.clone());
+    fill(&before, 20).await;
+    let after = open(&moving("b", "a"), behind.clone());
+    let ticking = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(support::millis(1)).await;
+            behind.advance(support::millis(1));
+        }
+    });
+    for number in 0..20 {
+        let key = key(&format!("k{number:03}"));
+        let old = before.metadata(&key).await.unwrap().unwrap();
+        assert_eq!(after.get::<u64>(key.as_str()).await.unwrap(), Some(number));
+        let new = after.metadata(&key).await.unwrap().unwrap();
+        assert!(new.version > old.version, "{:?} after {:?}", new.version, old.version);
+    }
+    ticking.abort();
 }
 
 #[tokio::test]

@@ -39,5 +39,7 @@ pub use environment::Environment;
 pub use load_options::LoadOptions;
 pub use manager::StorageManager;
 pub use persist_layers::Router;
+#[cfg(feature = "compress")]
+pub use persist_layers::train_dictionary;
 pub use plan::Plan;
 pub use registry::Registry;

@@ -6,6 +6,8 @@ mod compact;
 mod completions;
 mod config;
 mod cp;
+#[cfg(feature = "compress")]
+mod dictionary;
 mod du;
 mod get;
 mod health;
@@ -50,6 +52,8 @@ pub(crate) enum Verb {
     Restore(restore::Restore),
     Verify(verify::Verify),
     Compact(compact::Compact),
+    #[cfg(feature = "compress")]
+    Dictionary(dictionary::Dictionary),
     #[cfg(feature = "pack")]
     Pack(pack::Pack),
     Stats(stats::Stats),
@@ -80,6 +84,8 @@ impl Verb {
             Self::Restore(verb) => verb.run(app).await,
             Self::Verify(verb) => verb.run(app).await,
             Self::Compact(verb) => verb.run(app).await,
+            #[cfg(feature = "compress")]
+            Self::Dictionary(verb) => verb.run(app).await,
             #[cfg(feature = "pack")]
             Self::Pack(verb) => verb.run(app).await,
             Self::Stats(verb) => verb.run(app).await,

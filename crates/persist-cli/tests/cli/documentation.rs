@@ -47,7 +47,10 @@ fn every_verb_and_flag_is_documented() {
         check(shared, "persist", arg);
     }
     let verbs: Vec<_> = command.get_subcommands().filter(|verb| verb.get_name() != "help").collect();
-    assert_eq!(verbs.len(), 22 + usize::from(cfg!(feature = "pack")));
+    assert_eq!(
+        verbs.len(),
+        22 + usize::from(cfg!(feature = "pack")) + usize::from(cfg!(feature = "compress"))
+    );
     for verb in verbs {
         let name = format!("`persist {}`", verb.get_name());
         let section = section(&page, &name);
