@@ -71,22 +71,29 @@ fn copy_back(distance: usize, len: usize, output: &mut Vec<u8>) {
 pub(crate) fn decompress(input: &[u8], len: usize) -> Option<Vec<u8>> {
     // Two bytes become 264 at most, so a length that is made up takes no memory.
     let mut output = Vec::with_capacity(len.min(input.len().saturating_mul(LONGEST)));
-    let mut input = input.iter().copied();
-    while let Some(control) = input.next() {
-        let control = usize::from(control);
+    let mut rest = input;
+    while let Some((control, after)) = rest.split_first() {
+        rest = after;
+        let control = usize::from(*control);
         if control < LITERALS {
-            for _ in 0..=control {
-                output.push(input.next()?);
-            }
+            let literals;
+            (literals, rest) = rest.split_at_checked(control + 1)?;
+            output.extend_from_slice(literals);
         } else {
-            let mut count = control >> 5;
-            if count == 7 {
-                count += usize::from(input.next()?);
-            }
-            let distance = ((control & 0x1f) << 8) + usize::from(input.next()?) + 1;
-            let start = output.len().checked_sub(distance)?;
-            for at in start..start + count + 2 {
-                output.push(output[at]);
+            let mut next = || {
+                let (byte, after) = rest.split_first()?;
+                rest = after;
+                Some(usize::from(*byte))
+            };
+            let count = 2 + if control >> 5 == 7 { 7 + next()? } else { control >> 5 };
+            let distance = ((control & 0x1f) << 8) + next()? + 1;
+            let mut start = output.len().checked_sub(distance)?;
+            // What is repeated may reach into what it is repeated to.
+            let mut left = count;
+            while left > 0 {
+                let some = left.min(output.len() - start);
+                output.extend_from_within(start..start + some);
+                (start, left) = (start + some, left - some);
             }
         }
         if output.len() > len {

@@ -122,6 +122,27 @@ async fn changes_of_a_key_become_one_and_all_become_a_batch() {
 }
 
 #[tokio::test]
+async fn what_changes_while_it_is_written_is_written_again() {
+    let place = MemoryPlace::new();
+    let slow = Arc::new(FaultStorage::new(disk(&place)));
+    let storage = WriteBehind::new(slow.clone(), idle()).unwrap();
+    storage.put("a", &1).await.unwrap();
+    slow.arm(Fault::delay(millis(300)).on("store_many").nth(1));
+    let meanwhile = async {
+        while slow.calls("store_many") == 0 {
+            tokio::time::sleep(millis(5)).await;
+        }
+        storage.put("a", &2).await.unwrap();
+    };
+    let (flushed, ()) = tokio::join!(storage.flush(), meanwhile);
+    flushed.unwrap();
+    assert_eq!(storage.get::<u64>("a").await.unwrap(), Some(2));
+    storage.flush().await.unwrap();
+    assert_eq!(place.peek(&key("a")).unwrap().value, Value::json(&2).unwrap());
+    assert_eq!(storage.pending().entries, 0);
+}
+
+#[tokio::test]
 async fn it_is_written_by_itself_after_the_delay() {
     let place = MemoryPlace::new();
     let storage = behind(
