@@ -169,8 +169,12 @@ impl StorageError {
     }
 
     /// The answer to every key of a batch that came to nothing as a whole.
-    pub fn for_each<T>(&self, operation: &'static str, keys: &[Key]) -> Vec<Result<T>> {
-        keys.iter().map(|key| Err(self.again(operation).with_key(key))).collect()
+    pub fn for_each<'k, T>(
+        &self,
+        operation: &'static str,
+        keys: impl IntoIterator<Item = &'k Key>,
+    ) -> Vec<Result<T>> {
+        keys.into_iter().map(|key| Err(self.again(operation).with_key(key))).collect()
     }
 
     /// What went wrong.

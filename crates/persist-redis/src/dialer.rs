@@ -27,6 +27,8 @@ pub(crate) struct Dialer {
     certificates: Option<TlsCertificates>,
     connect_timeout: Duration,
     attempt_timeout: Duration,
+    /// No changes will be made.
+    read_only: bool,
     keyspace: Keyspace,
     /// What tells this handle from every other one, on whatever machine.
     client: String,
@@ -66,6 +68,7 @@ impl Dialer {
             certificates: certificates(config.tls.as_ref(), tls, context)?,
             connect_timeout: config.connect_timeout.0,
             attempt_timeout: config.attempt_timeout.0,
+            read_only: config.read_only || context.read_only,
             keyspace: Keyspace::new(config.namespace.as_str(), config.tags()),
             client: format!("{:016x}", random()),
             era: AtomicU64::new(0),
@@ -159,7 +162,10 @@ impl Dialer {
             greeting.add_command(script.load());
         });
         let rights = greeting.len();
-        self.ask_rights(&mut greeting);
+        // To ask means to write, which who only reads does not.
+        if !self.read_only {
+            self.ask_rights(&mut greeting);
+        }
         let rights = rights..greeting.len();
         // The first connection has nothing to end.
         if era > 1 {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use persist_core::{ByteSize, Key, StorageExt};
+use persist_core::{ByteSize, Key, StorageError, StorageExt};
 use persist_manager::train_dictionary;
 use serde_json::json;
 
@@ -75,8 +75,7 @@ impl Dictionary {
         }
         let count = samples.len() as u64;
         let trained = tokio::task::spawn_blocking(move || train_dictionary(&samples, size)).await;
-        let dictionary =
-            trained.map_err(|error| Failure::new(format!("the training broke off: {error}")))??;
+        let dictionary = trained.map_err(StorageError::broken_task)??;
         file.write(&[&dictionary], true)?;
         let written = dictionary.len() as u64;
         let answer = json!({ "file": self.output.display().to_string(), "bytes": written, "samples": count });

@@ -300,8 +300,7 @@ impl BaseStorage for Evict {
     async fn store_many(&self, items: Vec<StoreItem>) -> Vec<Result<Metadata>> {
         let (items, refused) = split(items.into_iter().map(|item| self.fits(&item).map(|()| item)));
         if let Err(error) = self.ready().await {
-            let keys = items.iter().map(|item| Err(error.again("store").with_key(&item.key)));
-            return merge(refused, keys.collect());
+            return merge(refused, error.for_each("store", items.iter().map(|item| &item.key)));
         }
         let mut answers = Vec::with_capacity(items.len());
         let (mut some, mut bytes) = (Vec::new(), 0);
