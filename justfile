@@ -14,7 +14,7 @@ test:
 # Formatting and lints, quickly.
 lint:
     cargo fmt --all
-    cargo clippy --workspace --exclude persist-benches --all-targets --all-features -- -D warnings
+    cargo clippy --workspace --exclude persist-benches --all-targets --features full -- -D warnings
 
 # Ten times as many kills, power cuts and faults.
 crash scale="10":
@@ -35,7 +35,7 @@ bench-packs *args:
 
 # The documents that come from code.
 generate:
-    UPDATE_SCHEMA=1 cargo test --all-features --test config_samples
+    UPDATE_SCHEMA=1 cargo test --features full --test config_samples
 
 # Licences, sources and bans (needs cargo-deny).
 deny:

@@ -33,7 +33,8 @@
 //!
 //! Features, one for each backend: `file`, `cache`, `sqlite` and `pack` (all on by default), `redis`, and `hdf5`, which
 //! needs the HDF5 library (Debian: `libhdf5-dev`); `pack-zstd` and `hdf5-zstd` add zstd to packs and to HDF5 datasets; one for each layer
-//! that brings other crates: `compress`, `content`, `encrypt` and `metrics`; `full` is all of them.
+//! that brings other crates: `compress`, `content`, `encrypt` and `metrics`; `full` is all of them. `hdf5-static` builds the HDF5 library
+//! from source instead of using the system's, which needs cmake 3.26.
 
 pub use persist_core::*;
 pub use persist_manager::{BackupPlan, Environment, LoadOptions, Plan, Registry, Router, StorageManager};

@@ -4,7 +4,9 @@ use std::ops::Range;
 
 use parking_lot::Mutex;
 
-use crate::codec::{Coded, Filter, Pipeline, decode, encode};
+use crate::buffer::Buffer;
+use crate::codec::{Coded, Filter, Pipeline, encode};
+use crate::decoder::Decoders;
 use crate::parallel::in_parallel;
 
 /// The shape of chunks that are not to be larger than `target` bytes: whole rows of the last axes, as many as fit.
@@ -152,42 +154,71 @@ pub(crate) fn pack_part(grid: Grid, pipeline: Pipeline, buffer: &[u8], part: &[R
     Packed { grid, pipeline, chunks: coded }
 }
 
-/// Decodes chunks on all cores and puts the elements of a part of the array into a row-major buffer; `None` if one is
-/// damaged. Places without a chunk are zero.
-pub(crate) fn unpack(packed: Packed, part: &[Range<usize>]) -> Option<Vec<u8>> {
-    let Packed { grid, pipeline, chunks } = packed;
+/// Decodes chunks on all cores; the elements of a part of the array, row-major. `None` if a chunk is damaged, or there is no room.
+pub(crate) fn unpack(packed: Packed, part: &[Range<usize>]) -> Option<Buffer> {
     let count: usize = part.iter().map(Range::len).product();
-    let mut buffer = crate::state::zeroed((count * grid.element) as u64)?;
+    let mut buffer = Buffer::zeroed((count * packed.grid.element) as u64)?;
+    unpack_into(packed, part, &Decoders::default(), &mut buffer, |_, _| ())?;
+    Some(buffer)
+}
+
+/// Decodes chunks on all cores and puts the elements of a part of the array into a row-major buffer of it, in which places without a chunk
+/// stay as they are; `None` if a chunk is damaged. Of chunks of whole rows `look` is shown what became of each, and where that
+/// lies in the buffer, while it is in the caches of the core that decoded it.
+pub(crate) fn unpack_into<R: Send>(
+    packed: Packed,
+    part: &[Range<usize>],
+    decoders: &Decoders,
+    buffer: &mut [u8],
+    look: impl Fn(usize, &[u8]) -> R + Sync,
+) -> Option<Vec<R>> {
+    let Packed { grid, pipeline, chunks } = packed;
     let len = grid.chunk_bytes();
-    if let Some(strips) = strips(&grid, &chunks, part, &mut buffer) {
+    let whole = |coded: &Coded| {
+        let mut chunk = Buffer::zeroed(len as u64)?;
+        decoders.decode(&pipeline, coded, &mut chunk)?;
+        Some(chunk)
+    };
+    if let Some(strips) = strips(&grid, &chunks, part, buffer) {
         let strips = strips.into_iter().zip(chunks).collect();
-        let whole = in_parallel(strips, |((skipped, strip), (_, coded))| {
-            let Some(chunk) = decode(&pipeline, coded, len) else { return false };
-            strip.copy_from_slice(&chunk[skipped..skipped + strip.len()]);
-            true
+        let decoded = in_parallel(strips, |(Strip { skipped, place, bytes }, (_, coded))| {
+            match bytes.len() == len {
+                true => decoders.decode(&pipeline, &coded, bytes)?,
+                false => bytes.copy_from_slice(&whole(&coded)?[skipped..skipped + bytes.len()]),
+            }
+            Some(look(place, bytes))
         });
-        return whole.into_iter().all(|whole| whole).then_some(buffer);
+        return decoded.into_iter().collect();
     }
     let buffer = Mutex::new(buffer);
-    let whole = in_parallel(chunks, |(at, coded)| {
-        let Some(chunk) = decode(&pipeline, coded, len) else { return false };
+    let decoded = in_parallel(chunks, |(at, coded)| {
+        let chunk = whole(&coded)?;
         let mut buffer = buffer.lock();
         grid.runs(&at, part, |in_chunk, in_buffer, len| {
             buffer[in_buffer..in_buffer + len].copy_from_slice(&chunk[in_chunk..in_chunk + len]);
         });
-        true
+        Some(())
     });
-    whole.into_iter().all(|whole| whole).then(|| buffer.into_inner())
+    decoded.into_iter().all(|decoded| decoded.is_some()).then(Vec::new)
 }
 
-/// For each chunk what it has of a buffer of a part, so that all of them can be decoded at once, and how many of its bytes come before
-/// that; `None` unless chunks consist of whole rows, as they do unless somebody wanted others.
+/// What a chunk of whole rows has of a buffer.
+struct Strip<'b> {
+    /// How many bytes of the chunk come before.
+    skipped: usize,
+    /// Where it lies in the buffer.
+    place: usize,
+    bytes: &'b mut [u8],
+}
+
+/// For each chunk what it has of a buffer of a part, so that all of them can be decoded at once; `None` unless chunks consist of whole
+/// rows, as they do unless somebody wanted others.
 fn strips<'b>(
     grid: &Grid,
     chunks: &[(Vec<usize>, Coded)],
     part: &[Range<usize>],
     buffer: &'b mut [u8],
-) -> Option<Vec<(usize, &'b mut [u8])>> {
+) -> Option<Vec<Strip<'b>>> {
     let (rows, others) = part.split_first()?;
     let lengths = grid.shape[1..].iter().zip(&grid.chunk[1..]);
     if !lengths.zip(others).all(|((shape, chunk), part)| shape == chunk && *part == (0..*shape)) {
@@ -199,7 +230,8 @@ fn strips<'b>(
         let (start, end) = (at[0].max(rows.start), (at[0] + grid.chunk[0]).min(rows.end));
         let (gap, length) = (start.checked_sub(reached)?, end.checked_sub(start)?);
         let (strip, after) = rest.split_at_mut_checked(gap * row)?.1.split_at_mut_checked(length * row)?;
-        strips.push(((start - at[0]) * row, strip));
+        let (skipped, place) = ((start - at[0]) * row, (start - rows.start) * row);
+        strips.push(Strip { skipped, place, bytes: strip });
         (rest, reached) = (after, end);
     }
     Some(strips)
@@ -257,7 +289,7 @@ mod tests {
                     expected.extend(u16::try_from(at).unwrap().to_le_bytes());
                 }
             }
-            prop_assert_eq!(unpack(packed, &part).unwrap(), expected);
+            prop_assert_eq!(&*unpack(packed, &part).unwrap(), &*expected);
         }
     }
 }

@@ -1,11 +1,12 @@
-//! The filters through which the chunks of a dataset go, as HDF5 defines them, outside the library and its lock.
+//! The filters through which the chunks of a dataset go, as HDF5 defines them, outside the library and its lock; but for szip.
 //!
 //! Source: "HDF5 File Format Specification", Filter Pipeline, and the documentation of the predefined filters.
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress, Status};
 
+use crate::ffi::Szip;
 use crate::lzf;
-use crate::shuffle::{shuffle, unshuffle};
+use crate::shuffle::shuffle;
 
 /// One filter and what it is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub(crate) enum Filter {
     Shuffle(usize),
     /// zlib, level 0 to 9.
     Gzip(u8),
+    /// szip, which the library codes.
+    Szip(Szip),
     /// LZF.
     Lzf,
     /// zstd, level 1 to 19.
@@ -48,30 +51,10 @@ fn apply(filter: Filter, chunk: &[u8]) -> Option<Vec<u8>> {
     match filter {
         Filter::Shuffle(size) => Some(shuffle(chunk, size)),
         Filter::Gzip(level) => gzip(chunk, level),
+        Filter::Szip(szip) => szip.encode(chunk),
         Filter::Lzf => lzf::compress(chunk),
         Filter::Zstd(level) => zstd(chunk, level),
         Filter::Fletcher32 => Some([chunk, &fletcher32(chunk).to_le_bytes()].concat()),
-    }
-}
-
-/// Undoes all filters that were not left out; `None` if the chunk of `len` bytes is damaged.
-pub(crate) fn decode(pipeline: &[Filter], coded: Coded, len: usize) -> Option<Vec<u8>> {
-    let mut bytes = coded.bytes;
-    for (at, filter) in pipeline.iter().enumerate().rev() {
-        if coded.skipped & (1 << at) == 0 {
-            bytes = undo(*filter, bytes, len)?;
-        }
-    }
-    (bytes.len() == len).then_some(bytes)
-}
-
-fn undo(filter: Filter, chunk: Vec<u8>, len: usize) -> Option<Vec<u8>> {
-    match filter {
-        Filter::Shuffle(size) => Some(unshuffle(&chunk, size)),
-        Filter::Gzip(_) => ungzip(&chunk, len),
-        Filter::Lzf => lzf::decompress(&chunk, len),
-        Filter::Zstd(_) => unzstd(&chunk, len + 4),
-        Filter::Fletcher32 => unfletcher32(chunk),
     }
 }
 
@@ -83,24 +66,11 @@ fn gzip(chunk: &[u8], level: u8) -> Option<Vec<u8>> {
     (status == Status::StreamEnd && packed.len() < chunk.len()).then_some(packed)
 }
 
-fn ungzip(chunk: &[u8], len: usize) -> Option<Vec<u8>> {
-    // A chunk is followed by four bytes where a checksum comes before the compression.
-    let mut bytes = Vec::with_capacity(len + 4);
-    let status = Decompress::new(true).decompress_vec(chunk, &mut bytes, FlushDecompress::Finish).ok()?;
-    (status == Status::StreamEnd).then_some(bytes)
-}
-
 /// One frame, as the registered filter has it; `None` also if zstd is not built in.
 #[cfg(feature = "zstd")]
 pub(crate) fn zstd(chunk: &[u8], level: u8) -> Option<Vec<u8>> {
     let packed = zstd::bulk::compress(chunk, level.into()).ok()?;
     (packed.len() < chunk.len()).then_some(packed)
-}
-
-/// Of at most so many bytes.
-#[cfg(feature = "zstd")]
-pub(crate) fn unzstd(chunk: &[u8], limit: usize) -> Option<Vec<u8>> {
-    zstd::bulk::decompress(chunk, limit).ok()
 }
 
 /// How long the chunk says that it will be.
@@ -116,11 +86,6 @@ pub(crate) fn zstd_length(_: &[u8]) -> Option<usize> {
 
 #[cfg(not(feature = "zstd"))]
 pub(crate) fn zstd(_: &[u8], _: u8) -> Option<Vec<u8>> {
-    None
-}
-
-#[cfg(not(feature = "zstd"))]
-pub(crate) fn unzstd(_: &[u8], _: usize) -> Option<Vec<u8>> {
     None
 }
 
@@ -148,11 +113,11 @@ fn fletcher32(bytes: &[u8]) -> u32 {
     (second << 16) | first
 }
 
-fn unfletcher32(mut chunk: Vec<u8>) -> Option<Vec<u8>> {
-    let at = chunk.len().checked_sub(4)?;
-    let stored = chunk.split_off(at);
-    let sum = u32::from_le_bytes(stored.try_into().ok()?);
-    let right = fletcher32(&chunk);
+/// The bytes before the checksum, if it is theirs.
+pub(crate) fn unfletcher32(chunk: &[u8]) -> Option<&[u8]> {
+    let (chunk, stored) = chunk.split_last_chunk()?;
+    let sum = u32::from_le_bytes(*stored);
+    let right = fletcher32(chunk);
     // Some old releases wrote both bytes of each half in the other order.
     let swapped = (right & 0xff00_ff00) >> 8 | (right & 0x00ff_00ff) << 8;
     (sum == right || sum == swapped).then_some(chunk)
@@ -165,6 +130,7 @@ pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::decoder::Decoder;
 
     /// Bytes that nothing makes smaller: xorshift, as Marsaglia gives it in "Xorshift RNGs" (2003).
     pub(crate) fn noise(len: usize) -> Vec<u8> {
@@ -178,6 +144,12 @@ pub(crate) mod tests {
         (0..len).map(|_| next()).collect()
     }
 
+    /// With a decoder that is new.
+    fn decode(pipeline: &[Filter], coded: &Coded, len: usize) -> Option<Vec<u8>> {
+        let mut chunk = vec![7; len];
+        Decoder::default().decode(pipeline, coded, &mut chunk).map(|()| chunk)
+    }
+
     fn pipelines() -> Vec<Pipeline> {
         use Filter::{Fletcher32, Gzip, Lzf, Shuffle, Zstd};
         vec![
@@ -186,6 +158,7 @@ pub(crate) mod tests {
             vec![Gzip(9), Fletcher32],
             vec![Shuffle(2), Lzf, Fletcher32],
             vec![Shuffle(4), Zstd(3)],
+            vec![Fletcher32, Gzip(4), Shuffle(3), Lzf],
             vec![Fletcher32],
         ]
     }
@@ -195,14 +168,18 @@ pub(crate) mod tests {
         fn chunks_come_back(chunk in prop::collection::vec(0_u8..5, 0..3000)) {
             for pipeline in pipelines() {
                 let coded = encode(&pipeline, chunk.clone());
-                prop_assert_eq!(decode(&pipeline, coded, chunk.len()).unwrap(), chunk.clone());
+                prop_assert_eq!(decode(&pipeline, &coded, chunk.len()).unwrap(), chunk.clone());
+                prop_assert_eq!(decode(&pipeline, &coded, chunk.len() + 1), None);
+                if let Some(less) = chunk.len().checked_sub(1) {
+                    prop_assert_eq!(decode(&pipeline, &coded, less), None);
+                }
             }
         }
 
         #[test]
         fn damage_is_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), len in 0_usize..400, skipped: u32) {
             for pipeline in pipelines() {
-                decode(&pipeline, Coded { bytes: bytes.clone(), skipped }, len);
+                decode(&pipeline, &Coded { bytes: bytes.clone(), skipped }, len);
             }
         }
     }
@@ -222,7 +199,7 @@ pub(crate) mod tests {
         for at in 0..coded.bytes.len() {
             let mut damaged = coded.clone();
             damaged.bytes[at] ^= 16;
-            assert_eq!(decode(&pipeline, damaged, 1001), None, "byte {at}");
+            assert_eq!(decode(&pipeline, &damaged, 1001), None, "byte {at}");
         }
     }
 }

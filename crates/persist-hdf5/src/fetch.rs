@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
-use persist_core::Value;
+use persist_core::{Checksum, Value};
 
+use crate::buffer::Buffer;
 use crate::chunk::{Grid, Packed, unpack};
 use crate::ffi::{Dataset, H5Error, Layout};
 use crate::foreign::read_own;
@@ -15,7 +16,9 @@ pub(crate) enum Fetched {
     /// A value that somebody else wrote.
     Value(Value),
     /// All bytes of a value.
-    Bytes(Vec<u8>),
+    Bytes(Buffer),
+    /// All bytes of a value, and their checksum.
+    Hashed(Buffer, Checksum),
     /// The chunks that hold the part that was wanted.
     Packed(Packed),
 }
@@ -25,16 +28,16 @@ impl Fetched {
     pub(crate) fn size(&self) -> u64 {
         match self {
             Self::Value(value) => value.size(),
-            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Bytes(bytes) | Self::Hashed(bytes, _) => bytes.len() as u64,
             Self::Packed(packed) => packed.bytes(),
         }
     }
 
     /// The bytes of a part, if it has that many axes, else of the whole value; `None` if they are damaged. May take its time.
-    pub(crate) fn bytes(self, part: &[Range<usize>]) -> Option<Vec<u8>> {
+    pub(crate) fn bytes(self, part: &[Range<usize>]) -> Option<Buffer> {
         match self {
             Self::Value(_) => None,
-            Self::Bytes(bytes) => Some(bytes),
+            Self::Bytes(bytes) | Self::Hashed(bytes, _) => Some(bytes),
             Self::Packed(packed) => {
                 let part = if part.is_empty() { packed.grid.all() } else { part.to_vec() };
                 unpack(packed, &part)

@@ -1,11 +1,12 @@
 //! What the configuration says of filters, and what becomes of it for a value.
 
-use persist_core::{ByteSize, Key, Value};
+use persist_core::{ByteSize, DType, Key, Value};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::chunk::{Grid, Packed, chunk_shape, pack, pipeline};
 use crate::codec::{Filter, Pipeline, encode};
+use crate::ffi::Szip;
 
 /// How the chunks of arrays are compressed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -16,6 +17,9 @@ pub enum Codec {
     None,
     /// zlib, which every HDF5 reads.
     Gzip,
+    /// szip (the CCSDS's lossless compression of numbers with few bits that change), where the HDF5 library of the program has it; coded by that
+    /// library, one chunk at a time, so slowest of all. `level` and `shuffle` mean nothing to it, and complex numbers are not compressed.
+    Szip,
     /// LZF, quick; h5py reads it.
     Lzf,
     /// zstd, quicker and smaller than gzip; h5py reads it with `hdf5plugin`. Needs the cargo feature `hdf5-zstd`.
@@ -119,6 +123,13 @@ impl Filters {
                 "zstd is not built in; build with the cargo feature `hdf5-zstd`, or use gzip".to_owned()
             );
         }
+        if self.codec == Codec::Szip && !Szip::is_there() {
+            return Err(
+                "szip is not in the HDF5 library of this program; link one that was built with libaec (Debian's libhdf5 is, \
+                 `hdf5-static` is not), or use gzip"
+                    .to_owned(),
+            );
+        }
         let levels = if self.codec == Codec::Zstd { 1..=19 } else { 1..=9 };
         if !levels.contains(&self.level) {
             return Err(format!("level is {}; use 1 (quick) to {} (small)", self.level, levels.end()));
@@ -151,28 +162,29 @@ impl Filters {
     /// Codes an array that will grow in chunks that leave room for more rows.
     pub(crate) fn pack_growing(&self, value: &Value) -> Option<Packed> {
         let target = usize::try_from(self.chunk.0).unwrap_or(usize::MAX).min(GROWING_CHUNK);
-        let (shape, element) = cut_of(value)?;
-        let chunk = self.chunk_of(&shape, element, target, usize::MAX);
-        let pipeline = self.pipeline(Some(value.buffer()), element);
-        Some(pack(Grid { shape, chunk, element }, pipeline, value.buffer()))
+        let (shape, kind) = cut_of(value)?;
+        let chunk = self.chunk_of(&shape, kind.size(), target, usize::MAX);
+        let grid = Grid { shape, chunk, element: kind.size() };
+        let pipeline = self.pipeline(Some(value.buffer()), kind, &grid);
+        Some(pack(grid, pipeline, value.buffer()))
     }
 
     /// The chunks of a value and their filters; `None` if it is to lie in one piece.
     pub(crate) fn chunks_for(&self, value: &Value) -> Option<(Grid, Pipeline)> {
-        let (shape, element) = cut_of(value)?;
-        self.chunks(&shape, element, value.size(), Some(value.buffer()))
+        let (shape, kind) = cut_of(value)?;
+        self.chunks(&shape, kind, value.size(), Some(value.buffer()))
     }
 
     /// The same for an array of `size` bytes of which nothing can be tried out: bytes of equal weight are put together unless
     /// that is forbidden.
-    pub(crate) fn chunks_of(&self, shape: &[usize], element: usize, size: usize) -> Option<(Grid, Pipeline)> {
-        self.chunks(shape, element, size as u64, None)
+    pub(crate) fn chunks_of(&self, shape: &[usize], kind: DType, size: usize) -> Option<(Grid, Pipeline)> {
+        self.chunks(shape, kind, size as u64, None)
     }
 
     fn chunks(
         &self,
         shape: &[usize],
-        element: usize,
+        kind: DType,
         size: u64,
         sample: Option<&[u8]>,
     ) -> Option<(Grid, Pipeline)> {
@@ -180,8 +192,11 @@ impl Filters {
         if plain || size < self.at_least.0.max(1) {
             return None;
         }
-        let chunk = self.chunk_of(shape, element, usize::try_from(self.chunk.0).unwrap_or(usize::MAX), 0);
-        Some((Grid { shape: shape.to_vec(), chunk, element }, self.pipeline(sample, element)))
+        let target = usize::try_from(self.chunk.0).unwrap_or(usize::MAX);
+        let chunk = self.chunk_of(shape, kind.size(), target, 0);
+        let grid = Grid { shape: shape.to_vec(), chunk, element: kind.size() };
+        let pipeline = self.pipeline(sample, kind, &grid);
+        Some((grid, pipeline))
     }
 
     fn chunk_of(&self, shape: &[usize], element: usize, target: usize, rows: usize) -> Vec<usize> {
@@ -202,8 +217,16 @@ impl Filters {
     }
 
     /// `sample`: the elements, of which some are tried out.
-    fn pipeline(&self, sample: Option<&[u8]>, element: usize) -> Pipeline {
+    fn pipeline(&self, sample: Option<&[u8]>, kind: DType, grid: &Grid) -> Pipeline {
+        let element = grid.element;
         let codec = match self.codec {
+            Codec::Szip => {
+                let row = grid.chunk.last().copied().unwrap_or(1);
+                let suits = !matches!(kind, DType::Complex64 | DType::Complex128)
+                    && grid.chunk.iter().product::<usize>() >= Szip::BLOCK;
+                let codec = suits.then_some(Filter::Szip(Szip { element, row }));
+                return pipeline(false, codec, self.fletcher32, element);
+            }
             Codec::None => None,
             Codec::Gzip => Some(Filter::Gzip(self.level)),
             Codec::Lzf => Some(Filter::Lzf),
@@ -245,13 +268,13 @@ impl Choice {
     }
 }
 
-/// The shape and element size of what can be kept in chunks: JSON and arrays without axes cannot.
-fn cut_of(value: &Value) -> Option<(Vec<usize>, usize)> {
+/// The shape and elements of what can be kept in chunks: JSON and arrays without axes cannot.
+fn cut_of(value: &Value) -> Option<(Vec<usize>, DType)> {
     match value {
         Value::Array(array) if !array.shape().is_empty() && !array.data().is_empty() => {
-            Some((array.shape().to_vec(), array.dtype().size()))
+            Some((array.shape().to_vec(), array.dtype()))
         }
-        Value::Bytes(bytes) => Some((vec![bytes.len()], 1)),
+        Value::Bytes(bytes) => Some((vec![bytes.len()], DType::U8)),
         Value::Array(_) | Value::Json(_) => None,
     }
 }
@@ -287,7 +310,7 @@ mod tests {
         let noise = crate::codec::tests::noise(50_000);
         let words: Vec<u8> =
             noise.iter().flat_map(|pick| noise[usize::from(pick % 16) * 8..][..8].to_vec()).collect();
-        let array = Array::new(persist_core::DType::U64, vec![noise.len()], words.into()).unwrap();
+        let array = Array::new(DType::U64, vec![noise.len()], words.into()).unwrap();
         assert_eq!(gzip.pack(&Value::Array(array)).unwrap().pipeline, [Filter::Gzip(4)]);
         assert!(gzip.pack(&Value::bytes(vec![0; 100])).is_none(), "it is small");
     }

@@ -3,9 +3,9 @@
 use persist_core::{Array, DType, Value};
 use serde_json::Value as Tree;
 
+use crate::buffer::Buffer;
 use crate::ffi::{Dataset, Elements, H5Error, Layout};
 use crate::record::Form;
-use crate::state::zeroed;
 
 /// How long an axis of an array of strings may be that has no string in it.
 const MOST_LISTS: usize = 1000;
@@ -45,7 +45,7 @@ pub(crate) fn read(dataset: &Dataset, limit: u64) -> Result<Value, ForeignError>
     };
     let count = shape.iter().try_fold(1_u64, |product, axis| product.checked_mul(*axis as u64));
     let room = |size: usize| match count.and_then(|count| count.checked_mul(size as u64)) {
-        Some(bytes) if bytes <= limit => zeroed(bytes).ok_or(ForeignError::TooLarge(bytes)),
+        Some(bytes) if bytes <= limit => Buffer::zeroed(bytes).ok_or(ForeignError::TooLarge(bytes)),
         bytes => Err(ForeignError::TooLarge(bytes.unwrap_or(u64::MAX))),
     };
     match dataset.elements()? {
@@ -74,7 +74,7 @@ fn numbers(
     dataset: &Dataset,
     dtype: DType,
     shape: Vec<usize>,
-    mut bytes: Vec<u8>,
+    mut bytes: Buffer,
 ) -> Result<Value, ForeignError> {
     dataset.read(dtype, &mut bytes)?;
     let array = Array::new(dtype, shape, bytes.into());
@@ -108,7 +108,7 @@ fn nested<E>(shape: &[usize], texts: &mut impl Iterator<Item = Result<Tree, E>>)
 ///
 /// # Errors
 /// What the library says.
-pub(crate) fn read_own(dataset: &Dataset, form: &Form, size: u64) -> Result<Vec<u8>, H5Error> {
+pub(crate) fn read_own(dataset: &Dataset, form: &Form, size: u64) -> Result<Buffer, H5Error> {
     let len = usize::try_from(size).map_err(|_| H5Error::new("the value is too large for this machine"))?;
     if dataset.layout()? == Layout::Elsewhere {
         return Err(H5Error::new("the data lie in other files or datasets, which are not followed"));
@@ -124,7 +124,7 @@ pub(crate) fn read_own(dataset: &Dataset, form: &Form, size: u64) -> Result<Vec<
     if !matches {
         return Err(H5Error::new("type and shape of the dataset are not those of the value"));
     }
-    let mut bytes = zeroed(size).ok_or_else(|| H5Error::new("there is no memory for the value"))?;
+    let mut bytes = Buffer::zeroed(size).ok_or_else(|| H5Error::new("there is no memory for the value"))?;
     dataset.read_plain(&mut bytes)?;
     Ok(bytes)
 }

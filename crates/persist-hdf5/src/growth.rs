@@ -247,7 +247,7 @@ impl Hdf5Storage {
         };
         let bytes = self.patient("append", move |_| fetched.bytes(&part)).await?;
         let damaged = || damage(self.describe(), "append", key, "a chunk is not as it was written");
-        Ok(Some(Tail { grid, pipeline, from, bytes: bytes.ok_or_else(damaged)? }))
+        Ok(Some(Tail { grid, pipeline, from, bytes: bytes.ok_or_else(damaged)?.to_vec() }))
     }
 
     fn check_rows(&self, key: &Key, more: &Array, dtype: DType, shape: &[usize]) -> Result<()> {

@@ -26,12 +26,15 @@
 //! some that are made to do so.
 
 mod apply;
+mod assembly;
+mod buffer;
 mod bulk;
 mod change;
 mod chunk;
 mod codec;
 mod compaction;
 mod config;
+mod decoder;
 mod engine;
 mod error;
 mod fetch;

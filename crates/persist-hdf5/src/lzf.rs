@@ -7,7 +7,7 @@
 const LITERALS: usize = 32;
 
 /// The longest copy, and the farthest that it reaches back.
-const LONGEST: usize = 264;
+pub(crate) const LONGEST: usize = 264;
 const FARTHEST: usize = 8192;
 
 /// How many places are remembered.
@@ -67,18 +67,17 @@ fn copy_back(distance: usize, len: usize, output: &mut Vec<u8>) {
     output.push((distance & 0xff) as u8);
 }
 
-/// Decompresses what has `len` bytes; `None` if it is damaged.
-pub(crate) fn decompress(input: &[u8], len: usize) -> Option<Vec<u8>> {
-    // Two bytes become 264 at most, so a length that is made up takes no memory.
-    let mut output = Vec::with_capacity(len.min(input.len().saturating_mul(LONGEST)));
-    let mut rest = input;
+/// Decompresses; how many bytes there were. `None` if they are damaged, or more than there is room for.
+pub(crate) fn decompress(input: &[u8], output: &mut [u8]) -> Option<usize> {
+    let (mut rest, mut done) = (input, 0);
     while let Some((control, after)) = rest.split_first() {
         rest = after;
         let control = usize::from(*control);
         if control < LITERALS {
             let literals;
             (literals, rest) = rest.split_at_checked(control + 1)?;
-            output.extend_from_slice(literals);
+            output.get_mut(done..done + literals.len())?.copy_from_slice(literals);
+            done += literals.len();
         } else {
             let mut next = || {
                 let (byte, after) = rest.split_first()?;
@@ -87,20 +86,20 @@ pub(crate) fn decompress(input: &[u8], len: usize) -> Option<Vec<u8>> {
             };
             let count = 2 + if control >> 5 == 7 { 7 + next()? } else { control >> 5 };
             let distance = ((control & 0x1f) << 8) + next()? + 1;
-            let mut start = output.len().checked_sub(distance)?;
-            // What is repeated may reach into what it is repeated to.
-            let mut left = count;
-            while left > 0 {
-                let some = left.min(output.len() - start);
-                output.extend_from_within(start..start + some);
-                (start, left) = (start + some, left - some);
+            let start = done.checked_sub(distance)?;
+            let end = done + count;
+            if end > output.len() {
+                return None;
+            }
+            // What is repeated may reach into what it is repeated to: each time twice as much can be copied.
+            while done < end {
+                let some = (done - start).min(end - done);
+                output.copy_within(start..start + some, done);
+                done += some;
             }
         }
-        if output.len() > len {
-            return None;
-        }
     }
-    (output.len() == len).then_some(output)
+    Some(done)
 }
 
 #[cfg(test)]
@@ -117,15 +116,17 @@ mod tests {
             let input: Vec<u8> = picks.iter().flat_map(|pick| words[pick % words.len()].clone()).collect();
             if let Some(packed) = compress(&input) {
                 prop_assert!(packed.len() < input.len());
-                prop_assert_eq!(decompress(&packed, input.len()).unwrap(), input);
+                let mut output = vec![0; input.len() + 1];
+                prop_assert_eq!(decompress(&packed, &mut output), Some(input.len()));
+                prop_assert_eq!(&output[..input.len()], &input);
+                prop_assert_eq!(decompress(&packed, &mut output[1..input.len()]), None);
             }
         }
 
         #[test]
         fn damage_is_no_panic(input in prop::collection::vec(any::<u8>(), 0..300), len in 0_usize..2000) {
-            if let Some(output) = decompress(&input, len) {
-                prop_assert_eq!(output.len(), len);
-            }
+            let decompressed = decompress(&input, &mut vec![0; len]);
+            prop_assert!(decompressed.is_none_or(|done| done <= len));
         }
     }
 
@@ -134,6 +135,8 @@ mod tests {
         assert!(compress(&[7; 100_000]).unwrap().len() < 2000);
         let noise = crate::codec::tests::noise(10_000);
         assert_eq!(compress(&noise), None);
-        assert_eq!(decompress(b"\x02abc\x20\x02", 6).unwrap(), b"abcabc");
+        let mut output = [0; 6];
+        assert_eq!(decompress(b"\x02abc\x20\x02", &mut output), Some(6));
+        assert_eq!(&output, b"abcabc");
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use persist_core::{Array, Checksum, DType, Json, Key, Kind, Metadata, Timestamp, Value, Version};
 use serde::{Deserialize, Serialize};
 
+use crate::buffer::Buffer;
 use crate::ffi::Shape;
 
 /// The version of a dataset that persist did not write.
@@ -38,7 +39,7 @@ impl Form {
     }
 
     /// The value that has these bytes; `None`: none has.
-    pub(crate) fn value(&self, bytes: Vec<u8>) -> Option<Value> {
+    pub(crate) fn value(&self, bytes: Buffer) -> Option<Value> {
         Some(match self {
             Self::Json => Value::Json(Json::from_stored(bytes.into())),
             Self::Bytes => Value::bytes(bytes),

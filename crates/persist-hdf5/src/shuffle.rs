@@ -23,14 +23,15 @@ pub(crate) fn shuffle(chunk: &[u8], size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Undoes [`shuffle`].
-pub(crate) fn unshuffle(chunk: &[u8], size: usize) -> Vec<u8> {
+/// Undoes [`shuffle`]; both have the same length.
+pub(crate) fn unshuffle(chunk: &[u8], size: usize, into: &mut [u8]) {
     let count = chunk.len() / size.max(1);
-    let mut bytes = chunk.to_vec();
     if size < 2 || count < 2 {
-        return bytes;
+        return into.copy_from_slice(chunk);
     }
-    let (elements, planes) = (&mut bytes[..count * size], &chunk[..count * size]);
+    let (planes, rest) = chunk.split_at(count * size);
+    let (elements, after) = into.split_at_mut(count * size);
+    after.copy_from_slice(rest);
     let whole = if size == 8 { count / 8 * 8 } else { 0 };
     for at in (0..whole).step_by(8) {
         let block = transposed(load(&planes[at..], count));
@@ -43,7 +44,6 @@ pub(crate) fn unshuffle(chunk: &[u8], size: usize) -> Vec<u8> {
             element[place] = *byte;
         }
     }
-    bytes
 }
 
 /// Eight words that lie `step` bytes apart.
@@ -93,7 +93,9 @@ mod tests {
             for size in [size, 8] {
                 let shuffled = shuffle(&chunk, size);
                 prop_assert_eq!(&shuffled, &plainly(&chunk, size));
-                prop_assert_eq!(&unshuffle(&shuffled, size), &chunk);
+                let mut back = vec![0; chunk.len()];
+                unshuffle(&shuffled, size, &mut back);
+                prop_assert_eq!(&back, &chunk);
             }
         }
     }

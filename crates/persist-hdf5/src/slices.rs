@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use persist_core::{Array, BaseStorage, DType, Entry, ErrorKind, Key, Result, StorageError, Value};
 
+use crate::buffer::Buffer;
 use crate::chunk::rows;
 use crate::error::{damage, system};
 use crate::fetch::Fetched;
 use crate::medium::View;
 use crate::record::{Form, Record, State};
-use crate::state::{Attempt, Plan, Shared, zeroed};
+use crate::state::{Attempt, Plan, Shared};
 use crate::storage::Hdf5Storage;
 
 /// Parts that span so many bytes at most are read on the caller's thread if they are in memory.
@@ -75,7 +76,7 @@ impl Hdf5Storage {
     }
 
     /// Reads what lies in one piece, row by row. `None`: it was replaced meanwhile.
-    async fn read_rows(&self, key: &Key, record: &Arc<Record>, slice: Slice) -> Result<Option<Vec<u8>>> {
+    async fn read_rows(&self, key: &Key, record: &Arc<Record>, slice: Slice) -> Result<Option<Buffer>> {
         let whole = slice.span();
         if whole.end - whole.start <= INLINE_BYTES
             && let Plan::Direct(now, view) = self.shared().plan(key, Some(&whole))
@@ -108,7 +109,7 @@ impl Hdf5Storage {
         key: &Key,
         record: &Arc<Record>,
         part: Vec<Range<usize>>,
-    ) -> Result<Option<Vec<u8>>> {
+    ) -> Result<Option<Buffer>> {
         let fetched = self.fetch("retrieve_slice", key, record, Some(part.clone())).await?;
         let Some(fetched) = fetched else { return Ok(None) };
         let (key, record) = (key.clone(), Arc::clone(record));
@@ -145,11 +146,11 @@ impl Slice {
         first.min(end)..end
     }
 
-    fn read(&self, shared: &Shared, record: &Record, view: &View) -> Result<Vec<u8>> {
+    fn read(&self, shared: &Shared, record: &Record, view: &View) -> Result<Buffer> {
         let room = || {
             shared.descriptor.error(ErrorKind::Capacity, "retrieve_slice", "there is no memory for the part")
         };
-        let mut bytes = zeroed(self.bytes()).ok_or_else(room)?;
+        let mut bytes = Buffer::zeroed(self.bytes()).ok_or_else(room)?;
         let (offset, mut failure) = (record.offset.unwrap_or(0), None);
         rows(&self.shape, self.dtype.size(), &self.part, |in_array, in_part, len| {
             if failure.is_none() {
@@ -164,8 +165,8 @@ impl Slice {
     }
 
     /// Reads it if that needs no disk.
-    fn read_now(&self, record: &Record, view: &View) -> Option<Vec<u8>> {
-        let (mut bytes, offset, mut found) = (zeroed(self.bytes())?, record.offset?, true);
+    fn read_now(&self, record: &Record, view: &View) -> Option<Buffer> {
+        let (mut bytes, offset, mut found) = (Buffer::zeroed(self.bytes())?, record.offset?, true);
         rows(&self.shape, self.dtype.size(), &self.part, |in_array, in_part, len| {
             found = found && view.try_read(offset + in_array as u64, &mut bytes[in_part..in_part + len]);
         });
@@ -173,8 +174,8 @@ impl Slice {
     }
 
     /// The part of the bytes of the whole array; `None`: there are too few.
-    fn cut(&self, whole: &[u8]) -> Option<Vec<u8>> {
-        let mut bytes = zeroed(self.bytes())?;
+    fn cut(&self, whole: &[u8]) -> Option<Buffer> {
+        let mut bytes = Buffer::zeroed(self.bytes())?;
         let mut fits = true;
         rows(&self.shape, self.dtype.size(), &self.part, |in_array, in_part, len| {
             match whole.get(in_array..in_array + len) {
@@ -185,11 +186,11 @@ impl Slice {
         fits.then_some(bytes)
     }
 
-    fn array(&self, bytes: Vec<u8>) -> Result<Array> {
+    fn array(&self, bytes: Buffer) -> Result<Array> {
         Array::new(self.dtype, self.part.iter().map(Range::len).collect(), bytes.into())
     }
 
     fn of(&self, array: &Array) -> Result<Array> {
-        self.array(self.cut(array.data()).unwrap_or_default())
+        self.array(self.cut(array.data()).unwrap_or_else(|| Vec::new().into()))
     }
 }

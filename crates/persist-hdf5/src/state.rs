@@ -6,8 +6,9 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use persist_core::{Checksum, Descriptor, ErrorKind, Key, Metadata, Result, StorageError, Value, Watchers};
 
+use crate::buffer::Buffer;
 use crate::error::{damage, system};
-use crate::hashing::{self, checksum_of};
+use crate::hashing;
 use crate::index::Index;
 use crate::medium::{Medium, View};
 use crate::record::{Form, Record, State};
@@ -99,7 +100,7 @@ impl Shared {
                 false => Ok(Attempt::Again),
             };
         }
-        let mut bytes = zeroed(metadata.size).ok_or_else(|| self.too_large("retrieve"))?;
+        let mut bytes = Buffer::zeroed(metadata.size).ok_or_else(|| self.too_large("retrieve"))?;
         let checksum = match patient {
             true => hashing::read(view, offset, form, &mut bytes)
                 .map_err(|error| system(&self.descriptor, "retrieve", "cannot read the file", error))?,
@@ -119,7 +120,7 @@ impl Shared {
         }
     }
 
-    fn valued(&self, key: &Key, form: &Form, bytes: Vec<u8>) -> Result<Value> {
+    fn valued(&self, key: &Key, form: &Form, bytes: Buffer) -> Result<Value> {
         let damaged = || damage(&self.descriptor, "retrieve", key, "its elements are not valid");
         form.value(bytes).ok_or_else(damaged)
     }
@@ -128,15 +129,16 @@ impl Shared {
     ///
     /// # Errors
     /// `Corruption`.
-    pub(crate) fn checked(
+    pub(crate) fn matching(
         &self,
         key: &Key,
         metadata: &Metadata,
         form: &Form,
-        bytes: Vec<u8>,
+        bytes: Buffer,
+        checksum: impl FnOnce(&Value) -> Checksum,
     ) -> Result<Value> {
         let value = self.valued(key, form, bytes)?;
-        match value.size() == metadata.size && checksum_of(&value) == metadata.checksum {
+        match value.size() == metadata.size && checksum(&value) == metadata.checksum {
             true => Ok(value),
             false => Err(self.descriptor.wrong_checksum("retrieve", key)),
         }
@@ -153,7 +155,7 @@ impl Shared {
         view: &View,
         part: &Range<u64>,
         patient: bool,
-    ) -> Result<Attempt<Vec<u8>>> {
+    ) -> Result<Attempt<Buffer>> {
         let (Some(offset), Some(metadata)) = (record.offset, record.metadata()) else {
             return Err(self.descriptor.error(ErrorKind::Internal, "retrieve", "a value without a place"));
         };
@@ -172,8 +174,8 @@ impl Shared {
         len: u64,
         patient: bool,
         operation: &'static str,
-    ) -> Result<Option<Vec<u8>>> {
-        let mut bytes = zeroed(len).ok_or_else(|| self.too_large(operation))?;
+    ) -> Result<Option<Buffer>> {
+        let mut bytes = Buffer::zeroed(len).ok_or_else(|| self.too_large(operation))?;
         if len == 0 {
             return Ok(Some(bytes));
         }
@@ -215,11 +217,4 @@ fn clamp(part: Option<&Range<u64>>, size: u64) -> (u64, u64) {
     let Some(part) = part else { return (0, size) };
     let start = part.start.min(size);
     (start, part.end.clamp(start, size) - start)
-}
-
-/// So many zeros; `None`: there is no room for them.
-pub(crate) fn zeroed(len: u64) -> Option<Vec<u8>> {
-    let len = usize::try_from(len).ok()?;
-    Vec::<u8>::new().try_reserve_exact(len).ok()?;
-    Some(vec![0; len])
 }

@@ -18,6 +18,7 @@ use crate::error::damage;
 use crate::fetch::Fetched;
 use crate::filter::Choice;
 use crate::growth::Hashed;
+use crate::hashing::checksum_of;
 use crate::maintenance;
 use crate::record::{Record, State, foreign_metadata};
 use crate::retention::Rules;
@@ -181,7 +182,7 @@ impl Hdf5Storage {
     ) -> Result<Option<Entry>> {
         let large = record.size() > self.piece() as u64;
         let fetched = match if large { self.read_chunks_of(operation, key, &record).await? } else { None } {
-            Some(bytes) => Fetched::Bytes(bytes),
+            Some((bytes, checksum)) => Fetched::Hashed(bytes, checksum),
             None => match self.fetch(operation, key, &record, None).await? {
                 Some(fetched) => fetched,
                 None => return Ok(None),
@@ -190,11 +191,14 @@ impl Hdf5Storage {
         let (name, of) = (key.clone(), Arc::clone(&record));
         let decode = move |shared: &Shared| match (fetched, &of.state) {
             (Fetched::Value(value), _) => Ok(value),
+            (Fetched::Hashed(bytes, checksum), State::Sound(metadata, form)) => {
+                shared.matching(&name, metadata, form, bytes, |_| checksum)
+            }
             (fetched, State::Sound(metadata, form)) => {
                 let bytes = fetched.bytes(&[]);
                 let bytes =
                     bytes.ok_or_else(|| damage(&shared.descriptor, operation, &name, DAMAGED_CHUNK))?;
-                shared.checked(&name, metadata, form, bytes)
+                shared.matching(&name, metadata, form, bytes, checksum_of)
             }
             _ => Err(damage(&shared.descriptor, operation, &name, DAMAGED_CHUNK)),
         };

@@ -9,6 +9,7 @@ use persist_core::{
     StoreOptions, Value,
 };
 
+use crate::buffer::Buffer;
 use crate::error::damage;
 use crate::hashing::header_of;
 use crate::record::{Form, Record, State};
@@ -42,7 +43,7 @@ impl Hdf5Storage {
         self.describe().admit_store(key, &empty, &options)?;
         self.describe().check_size(key, size as u64)?;
         let form = Form::Array(dtype, shape.into());
-        let chunks = self.choice().of(key).chunks_of(shape, dtype.size(), size);
+        let chunks = self.choice().of(key).chunks_of(shape, dtype, size);
         let layout = Layout { form, size: size as u64, chunks };
         let mut sum = ChecksumBuilder::new();
         sum.update(&header_of(&layout.form));
@@ -212,7 +213,7 @@ impl ArrayReader {
         }
     }
 
-    async fn next_bytes(&self, part: Range<u64>) -> Result<Option<Vec<u8>>> {
+    async fn next_bytes(&self, part: Range<u64>) -> Result<Option<Buffer>> {
         let (key, record) = (self.key.clone(), Arc::clone(&self.record));
         let read = self.storage.patient("retrieve", move |shared| match shared.plan(&key, Some(&part)) {
             Plan::Direct(now, view) if Arc::ptr_eq(&now, &record) => {
@@ -226,7 +227,7 @@ impl ArrayReader {
         })
     }
 
-    async fn next_rows(&mut self) -> Result<Option<Vec<u8>>> {
+    async fn next_rows(&mut self) -> Result<Option<Buffer>> {
         if self.step.is_none() {
             self.step = Bands::of(&self.storage, "retrieve", &self.key, &self.record).await?;
         }

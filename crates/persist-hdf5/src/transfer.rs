@@ -14,8 +14,11 @@ use persist_core::{
     BaseStorage, Checksum, ErrorKind, Key, Kind, Metadata, Result, StorageError, StoreItem, StoreOptions,
     Value,
 };
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::assembly::Assembly;
+use crate::buffer::Buffer;
 use crate::change::{Adoption, Change, Step};
 use crate::chunk::{Grid, Packed, pack_part};
 use crate::codec::Pipeline;
@@ -243,25 +246,56 @@ impl Hdf5Storage {
         upload.finish(checksum, &options).await
     }
 
-    /// Reads all of a value in chunks, some of them at a time. `None`: it was replaced meanwhile, or the library has to read it.
+    /// Reads all of a value in chunks, some of them at a time, and its checksum. `None`: it was replaced meanwhile, or the library has
+    /// to read it.
+    ///
+    /// # Errors
+    /// `Corruption`, `Capacity`, and what the library says.
     pub(crate) async fn read_chunks_of(
         &self,
         operation: &'static str,
         key: &Key,
         record: &Arc<Record>,
-    ) -> Result<Option<Vec<u8>>> {
+    ) -> Result<Option<(Buffer, Checksum)>> {
+        let State::Sound(_, form) = &record.state else { return Ok(None) };
         let Some(mut bands) = Bands::of(self, operation, key, record).await? else { return Ok(None) };
-        let mut all = Vec::new();
-        all.try_reserve_exact(usize::try_from(record.size()).unwrap_or(usize::MAX)).map_err(|_| {
+        let assembly = Assembly::new(form, record.size()).ok_or_else(|| {
             let message = "the value is too large for the memory of this machine";
             self.describe().error(ErrorKind::Capacity, operation, message).with_key(key)
         })?;
-        while let Some(rows) = bands.next() {
-            let Some(bytes) = bands.read(self, operation, key, record, rows).await? else { return Ok(None) };
-            all.extend_from_slice(&bytes);
-        }
-        Ok(Some(all))
+        // One band waits while one is decoded and one is read.
+        let (sender, mut receiver) = mpsc::channel::<(Packed, Vec<Range<usize>>)>(1);
+        let name = key.clone();
+        let decode = self.patient(operation, move |shared| {
+            let mut assembly = assembly;
+            while let Some((packed, part)) = receiver.blocking_recv() {
+                assembly.add(packed, &part).ok_or_else(|| damaged_chunk(shared, operation, &name))?;
+            }
+            // Nothing is missing unless the value was replaced, of which nobody asks what there is.
+            Ok(assembly.finish())
+        });
+        let read = async move {
+            while let Some(rows) = bands.next() {
+                let part = bands.part(rows);
+                let fetched = self.fetch(operation, key, record, Some(part.clone())).await?;
+                let Some(Fetched::Packed(packed)) = fetched else { break };
+                if sender.send((packed, part)).await.is_err() {
+                    // Who decodes has stopped, and says why.
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let (read, decoded) = tokio::join!(read, decode);
+        let decoded = decoded?;
+        read?;
+        decoded
     }
+}
+
+/// A chunk could not be decoded.
+fn damaged_chunk(shared: &Shared, operation: &'static str, key: &Key) -> StorageError {
+    damage(&shared.descriptor, operation, key, "a chunk is not as it was written")
 }
 
 /// The rows of an array in chunks, as many at a time as go together.
@@ -305,6 +339,12 @@ impl Bands {
         (from < self.next).then_some(from..self.next)
     }
 
+    /// The part of the array that these rows are.
+    fn part(&self, rows: Range<usize>) -> Vec<Range<usize>> {
+        let all = self.shape.iter().enumerate();
+        all.map(|(axis, len)| if axis == 0 { rows.clone() } else { 0..*len }).collect()
+    }
+
     /// Reads rows; `None`: the value was replaced.
     ///
     /// # Errors
@@ -316,19 +356,14 @@ impl Bands {
         key: &Key,
         record: &Arc<Record>,
         rows: Range<usize>,
-    ) -> Result<Option<Vec<u8>>> {
-        let axis = |(axis, len): (usize, &usize)| if axis == 0 { rows.clone() } else { 0..*len };
-        let part: Vec<Range<usize>> = self.shape.iter().enumerate().map(axis).collect();
+    ) -> Result<Option<Buffer>> {
+        let part = self.part(rows);
         let Some(fetched) = storage.fetch(operation, key, record, Some(part.clone())).await? else {
             return Ok(None);
         };
         let key = key.clone();
-        let decode = move |shared: &Shared| {
-            let bytes = fetched.bytes(&part);
-            bytes.ok_or_else(|| {
-                damage(&shared.descriptor, operation, &key, "a chunk is not as it was written")
-            })
-        };
+        let decode =
+            move |shared: &Shared| fetched.bytes(&part).ok_or_else(|| damaged_chunk(shared, operation, &key));
         storage.patient(operation, decode).await?.map(Some)
     }
 }

@@ -7,7 +7,6 @@ use hdf5_sys::h5a::{
     H5A_info_t, H5Acreate2, H5Adelete, H5Aexists, H5Aget_space, H5Aget_type, H5Aiterate2, H5Aopen, H5Aread,
     H5Awrite,
 };
-use hdf5_sys::h5d::H5Dvlen_reclaim;
 use hdf5_sys::h5i::hid_t;
 use hdf5_sys::h5p::H5P_DEFAULT;
 use hdf5_sys::h5s::{H5S_class_t, H5Screate, H5Sget_simple_extent_npoints};
@@ -105,7 +104,8 @@ fn copy(from: hid_t, to: hid_t, name: &CStr) -> Result<(), H5Error> {
         }
         check(H5Aread(source.get(), kind.get(), data))?;
         let written = check(H5Awrite(target.get(), kind.get(), data)).map(drop);
-        H5Dvlen_reclaim(kind.get(), space.get(), H5P_DEFAULT, data);
+        #[allow(deprecated, reason = "HDF5 1.10 has nothing else")]
+        hdf5_sys::h5d::H5Dvlen_reclaim(kind.get(), space.get(), H5P_DEFAULT, data);
         written
     }
 }

@@ -3,21 +3,28 @@
 use std::ffi::{CStr, c_int, c_uint, c_void};
 
 use hdf5_sys::h5::{H5allocate_memory, H5free_memory, hsize_t};
-use hdf5_sys::h5d::{H5D_fill_time_t, H5Dget_create_plist, H5Dread_chunk1, H5Dset_extent, H5Dwrite_chunk};
+use hdf5_sys::h5d::{
+    H5D_fill_time_t, H5Dget_create_plist, H5Dget_type, H5Dread_chunk1, H5Dset_extent, H5Dwrite_chunk,
+};
 use hdf5_sys::h5i::hid_t;
 use hdf5_sys::h5p::{
     H5P_CLS_DATASET_CREATE, H5P_DEFAULT, H5Pcreate, H5Pget_chunk, H5Pget_filter2, H5Pget_nfilters,
     H5Pset_chunk, H5Pset_deflate, H5Pset_fill_time, H5Pset_filter, H5Pset_fletcher32, H5Pset_shuffle,
+    H5Pset_szip,
 };
+use hdf5_sys::h5t::H5Tget_size;
 use hdf5_sys::h5z::{
-    H5Z_CLASS_T_VERS, H5Z_FILTER_DEFLATE, H5Z_FILTER_FLETCHER32, H5Z_FILTER_SHUFFLE, H5Z_FLAG_OPTIONAL,
-    H5Z_FLAG_REVERSE, H5Z_class2_t, H5Zfilter_avail, H5Zregister,
+    H5_SZIP_NN_OPTION_MASK, H5Z_CLASS_T_VERS, H5Z_FILTER_DEFLATE, H5Z_FILTER_FLETCHER32, H5Z_FILTER_SHUFFLE,
+    H5Z_FILTER_SZIP, H5Z_FLAG_OPTIONAL, H5Z_FLAG_REVERSE, H5Z_class2_t, H5Zfilter_avail, H5Zregister,
 };
 use persist_core::MAX_RANK;
 
 use super::dataset::Dataset;
 use super::library::{H5Error, Id, check, lock};
+use super::szip::Szip;
+use crate::buffer::Buffer;
 use crate::codec::{self, Coded, Filter, Pipeline};
+use crate::decoder::Decoder;
 use crate::lzf;
 
 /// The number of LZF among the filters of HDF5, and what h5py tells it: its own version and that of the format.
@@ -51,6 +58,7 @@ pub(super) fn properties(chunk: &[usize], pipeline: &[Filter], chunk_bytes: usiz
             check(match filter {
                 Filter::Shuffle(_) => H5Pset_shuffle(list.get()),
                 Filter::Gzip(level) => H5Pset_deflate(list.get(), (*level).into()),
+                Filter::Szip(_) => H5Pset_szip(list.get(), H5_SZIP_NN_OPTION_MASK, Szip::BLOCK as c_uint),
                 Filter::Fletcher32 => H5Pset_fletcher32(list.get()),
                 Filter::Lzf => {
                     let len = c_uint::try_from(chunk_bytes).unwrap_or(c_uint::MAX);
@@ -80,9 +88,11 @@ impl Dataset {
             let list = Id::new(H5Dget_create_plist(self.id()))?;
             let rank = check(H5Pget_chunk(list.get(), MAX_RANK as i32, dims.as_mut_ptr()))?;
             let dims = &dims[..usize::try_from(rank).unwrap_or(0).min(MAX_RANK)];
-            let chunk = dims.iter().map(|len| usize::try_from(*len).unwrap_or(usize::MAX)).collect();
+            let chunk: Vec<_> = dims.iter().map(|len| usize::try_from(*len).unwrap_or(usize::MAX)).collect();
+            let kind = Id::new(H5Dget_type(self.id()))?;
+            let szip = Szip { element: H5Tget_size(kind.get()), row: chunk.last().copied().unwrap_or(1) };
             let count = check(H5Pget_nfilters(list.get()))?;
-            let filters = (0..count).map(|at| filter(&list, c_uint::try_from(at).unwrap_or(0)));
+            let filters = (0..count).map(|at| filter(&list, c_uint::try_from(at).unwrap_or(0), szip));
             Ok((chunk, filters.collect::<Result<Vec<_>, _>>()?.into_iter().collect()))
         }
     }
@@ -171,7 +181,7 @@ fn filter_id(list: &Id, at: c_uint) -> Result<i32, H5Error> {
 /// What a registered filter is called. Source: the list of registered filter plugins of the HDF Group.
 fn name_of(id: i32) -> &'static str {
     match id {
-        4 => "szip",
+        H5Z_FILTER_SZIP => "szip",
         5 => "nbit",
         6 => "scale-offset",
         307 => "bzip2",
@@ -187,7 +197,7 @@ fn name_of(id: i32) -> &'static str {
 }
 
 /// A filter of a list, if it is known here.
-fn filter(list: &Id, at: c_uint) -> Result<Option<Filter>, H5Error> {
+fn filter(list: &Id, at: c_uint, szip: Szip) -> Result<Option<Filter>, H5Error> {
     let (mut flags, mut config, mut count) = (0, 0, VALUES);
     let mut values = [0; VALUES];
     // SAFETY: the caller holds the lock; there is room for as many values as is said, and none for the name.
@@ -199,6 +209,7 @@ fn filter(list: &Id, at: c_uint) -> Result<Option<Filter>, H5Error> {
         H5Z_FILTER_SHUFFLE => Some(Filter::Shuffle(values[0] as usize)),
         H5Z_FILTER_DEFLATE => Some(Filter::Gzip(u8::try_from(values[0]).unwrap_or(9))),
         H5Z_FILTER_FLETCHER32 => Some(Filter::Fletcher32),
+        H5Z_FILTER_SZIP => Some(Filter::Szip(szip)),
         LZF => Some(Filter::Lzf),
         ZSTD if cfg!(feature = "zstd") => {
             Some(Filter::Zstd(u8::try_from(values[0]).unwrap_or(19).clamp(1, 19)))
@@ -245,8 +256,13 @@ unsafe extern "C" fn lzf_filter(
     unsafe {
         let told = if count > 2 && !values.is_null() { Some(*values.add(2) as usize) } else { None };
         replace(len, room, buffer, |input| match flags & H5Z_FLAG_REVERSE != 0 {
-            true => lzf::decompress(input, told?),
-            false => lzf::compress(input),
+            // Two bytes become 264 at most, so a length that is made up takes no memory.
+            true => decoded(
+                Filter::Lzf,
+                input,
+                told.filter(|len| *len <= input.len().saturating_mul(lzf::LONGEST))?,
+            ),
+            false => lzf::compress(input).map(Buffer::from),
         })
     }
 }
@@ -263,10 +279,16 @@ unsafe extern "C" fn zstd_filter(
     unsafe {
         let level = if count > 0 && !values.is_null() { *values } else { 3 };
         replace(len, room, buffer, |input| match flags & H5Z_FLAG_REVERSE != 0 {
-            true => codec::unzstd(input, codec::zstd_length(input).filter(|len| *len <= LONGEST)?),
-            false => codec::zstd(input, u8::try_from(level).unwrap_or(19)),
+            true => decoded(Filter::Zstd(0), input, codec::zstd_length(input).filter(|len| *len <= LONGEST)?),
+            false => codec::zstd(input, u8::try_from(level).unwrap_or(19)).map(Buffer::from),
         })
     }
+}
+
+/// Undoes a filter.
+fn decoded(filter: Filter, input: &[u8], len: usize) -> Option<Buffer> {
+    let mut output = Buffer::zeroed(len as u64)?;
+    (Decoder::default().undo(filter, input, &mut output)? == len).then_some(output)
 }
 
 /// Puts what `code` makes of a chunk in its place; 0: it makes nothing of it.
@@ -277,7 +299,7 @@ unsafe fn replace(
     len: usize,
     room: *mut usize,
     buffer: *mut *mut c_void,
-    code: impl FnOnce(&[u8]) -> Option<Vec<u8>>,
+    code: impl FnOnce(&[u8]) -> Option<Buffer>,
 ) -> usize {
     // SAFETY: the caller makes sure of it.
     unsafe {

@@ -10,10 +10,12 @@ mod dataset;
 mod driver;
 mod file;
 mod library;
+mod szip;
 mod types;
 
 pub(crate) use dataset::{Dataset, Layout};
 pub(crate) use driver::SharedSession;
 pub(crate) use file::{H5File, Item, Shape};
 pub(crate) use library::{H5Error, version};
+pub(crate) use szip::Szip;
 pub(crate) use types::Elements;
