@@ -23,7 +23,7 @@ pub(crate) struct Assembly {
 impl Assembly {
     /// Nothing yet of a value of `size` bytes; `None`: there is no room for it.
     pub(crate) fn new(form: &Form, size: u64) -> Option<Self> {
-        let bytes = Buffer::zeroed(size)?;
+        let bytes = Buffer::in_large_pages(size)?;
         let sums = Sums::new(form, bytes.len());
         Some(Self { bytes, done: 0, sums, decoders: Decoders::default() })
     }

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut};
 use bytes::Bytes;
 use memmap2::{Advice, MmapMut};
 
-/// From so many bytes on the kernel is asked for large pages: to be given a page of 4 KiB takes longer than to decode what goes there.
+/// From so many bytes on large pages are worth their while.
 const LARGE: usize = 4 << 20;
 
 /// Zeros, until something else is written there.
@@ -19,10 +19,18 @@ impl Buffer {
     /// So many zeros; `None`: there is no room for them.
     pub(crate) fn zeroed(len: u64) -> Option<Self> {
         let len = usize::try_from(len).ok()?;
-        if len < LARGE {
-            return Some(Self::Small(vec![0; len]));
+        Vec::<u8>::new().try_reserve_exact(len).ok()?;
+        Some(Self::Small(vec![0; len]))
+    }
+
+    /// The same in large pages, for what is decoded: to be given pages of 4 KiB takes about as long as to decode what goes there. What is only
+    /// copied from the file is quicker in ordinary ones, which are still in the cache when they are written.
+    pub(crate) fn in_large_pages(len: u64) -> Option<Self> {
+        let count = usize::try_from(len).ok()?;
+        if count < LARGE {
+            return Self::zeroed(len);
         }
-        let pages = MmapMut::map_anon(len).ok()?;
+        let pages = MmapMut::map_anon(count).ok()?;
         // Where there are no large pages small ones will do.
         let _ = pages.advise(Advice::HugePage);
         Some(Self::Large(pages))

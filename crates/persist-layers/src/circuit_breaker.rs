@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -33,6 +34,8 @@ impl Default for CircuitBreakerConfig {
 pub struct CircuitBreaker {
     failures: u32,
     open_for: Duration,
+    /// It is closed and the last call worked, which is how it is nearly always: then nothing has to be locked.
+    sound: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -66,11 +69,19 @@ impl CircuitBreaker {
     /// A closed one.
     pub fn new(config: &CircuitBreakerConfig) -> Self {
         let state = State { circuit: Circuit::Closed { failures: 0 }, opened: 0, refused: 0 };
-        Self { failures: config.failures.max(1), open_for: config.open_for.0, state: Mutex::new(state) }
+        Self {
+            failures: config.failures.max(1),
+            open_for: config.open_for.0,
+            sound: AtomicBool::new(true),
+            state: Mutex::new(state),
+        }
     }
 
     /// Lets a call through, or says for how long it is still open.
     fn enter(&self) -> Result<Passage<'_>, Duration> {
+        if self.sound.load(Ordering::Acquire) {
+            return Ok(Passage { breaker: self, probe: false, judged: false });
+        }
         let mut state = self.state.lock();
         let probe = match state.circuit {
             Circuit::Closed { .. } => false,
@@ -96,6 +107,9 @@ impl Passage<'_> {
     fn judge(mut self, outage: bool) {
         self.judged = true;
         let breaker = self.breaker;
+        if !outage && !self.probe && breaker.sound.load(Ordering::Acquire) {
+            return;
+        }
         let mut state = breaker.state.lock();
         let failures = match state.circuit {
             Circuit::Closed { failures } => failures,
@@ -111,6 +125,7 @@ impl Passage<'_> {
                 Circuit::Open { until: Instant::now() + breaker.open_for }
             }
         };
+        breaker.sound.store(!outage, Ordering::Release);
     }
 }
 

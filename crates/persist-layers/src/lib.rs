@@ -30,6 +30,8 @@ mod forward;
 
 mod batch;
 mod circuit_breaker;
+#[cfg(feature = "compress")]
+mod codec;
 mod coherence;
 mod composite;
 #[cfg(feature = "compress")]
@@ -95,9 +97,11 @@ mod verify;
 mod write_behind;
 
 pub use circuit_breaker::{CircuitBreaker, CircuitBreakerConfig};
+#[cfg(feature = "compress")]
+pub use codec::Codec;
 pub use composite::Composite;
 #[cfg(feature = "compress")]
-pub use compress::{Codec, Compress, CompressConfig, CompressRule};
+pub use compress::{Compress, CompressConfig, CompressRule};
 pub use concurrency::{Concurrency, ConcurrencyConfig};
 #[cfg(feature = "content")]
 pub use content::{ContentHash, ContentId, ContentStore, NotAnId, canonical_json};

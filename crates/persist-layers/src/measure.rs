@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,8 +24,8 @@ pub struct MetricsConfig {}
 /// No key and no value is ever a label. A call that is cancelled has the outcome `cancelled`.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// By operation.
-    names: RwLock<HashMap<&'static str, Arc<Names>>>,
+    /// Of each operation that was called; they are few, so they are found one after the other.
+    names: RwLock<Vec<Arc<Names>>>,
 }
 
 /// Where the metrics of one operation come from.
@@ -36,6 +35,7 @@ static ORIGIN: metrics::Metadata<'static> =
 /// What the metrics of one operation are called, with their labels.
 #[derive(Debug)]
 struct Names {
+    operation: &'static str,
     in_flight: Key,
     values: Key,
     seconds: Key,
@@ -48,6 +48,7 @@ impl Names {
         let both = vec![storage.clone(), Label::new("operation", operation)];
         let succeeded = [both.as_slice(), &[Label::new("outcome", "ok")]].concat();
         Self {
+            operation,
             in_flight: Key::from_parts("persist_calls_in_flight", vec![storage]),
             values: Key::from_parts("persist_values_total", both.clone()),
             seconds: Key::from_parts("persist_call_seconds", both),
@@ -65,11 +66,17 @@ impl Names {
 
 impl Metrics {
     fn names(&self, call: &Call<'_>) -> Arc<Names> {
-        if let Some(names) = self.names.read().get(call.operation) {
+        let of = |names: &&Arc<Names>| names.operation == call.operation;
+        if let Some(names) = self.names.read().iter().find(of) {
             return Arc::clone(names);
         }
-        let names = || Arc::new(Names::new(call.storage.name(), call.operation));
-        Arc::clone(self.names.write().entry(call.operation).or_insert_with(names))
+        let mut all = self.names.write();
+        if let Some(names) = all.iter().find(of) {
+            return Arc::clone(names);
+        }
+        let names = Arc::new(Names::new(call.storage.name(), call.operation));
+        all.push(Arc::clone(&names));
+        names
     }
 }
 

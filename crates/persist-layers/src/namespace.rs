@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -57,6 +58,11 @@ fn check_prefix(prefix: &str) -> Result<(), String> {
     Key::check_prefix(prefix).map_err(|error| error.message().to_owned())
 }
 
+thread_local! {
+    /// Where names are put together, so that each takes no more room than that of its key.
+    static NAME: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
 /// Keys that lie under a prefix.
 #[derive(Debug)]
 struct Prefixed(String);
@@ -86,7 +92,12 @@ impl Names for Prefixed {
             );
             return Err(StorageError::new(ErrorKind::InvalidKey, message).with_key(key));
         }
-        Key::new(format!("{}{key}", self.0))
+        NAME.with_borrow_mut(|name| {
+            name.clear();
+            name.push_str(&self.0);
+            name.push_str(key);
+            Key::new(name.as_str())
+        })
     }
 
     fn above(&self, key: &Key) -> Option<Result<Key>> {

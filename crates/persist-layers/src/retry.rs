@@ -75,7 +75,8 @@ pub struct Retry {
 /// The attempts at one call.
 struct Attempts<'a> {
     retry: &'a Retry,
-    begun: Instant,
+    /// When the call first had to wait, or failed.
+    begun: Option<Instant>,
     made: u32,
 }
 
@@ -87,15 +88,17 @@ impl Attempts<'_> {
         operation: &'static str,
         next: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let begun = if self.made == 0 { self.begun } else { Instant::now() };
         self.made += 1;
         let RetryConfig { attempt_timeout, deadline, .. } = &self.retry.config;
-        let end = (begun + attempt_timeout.0).min(self.begun + deadline.0);
+        let end = || {
+            let now = Instant::now();
+            (now + attempt_timeout.0).min(*self.begun.get_or_insert(now) + deadline.0)
+        };
         until(end, next).await.unwrap_or_else(|| Err(self.retry.late(changes, operation)))
     }
 
     /// Waits before the next attempt; false if there is none.
-    async fn again(&self) -> bool {
+    async fn again(&mut self) -> bool {
         let config = &self.retry.config;
         if self.made >= config.attempts {
             return false;
@@ -103,7 +106,8 @@ impl Attempts<'_> {
         let doubled = config.backoff.0.saturating_mul(2_u32.saturating_pow(self.made.saturating_sub(1)));
         let longest = doubled.min(config.max_backoff.0);
         let pause = longest.mul_f64(self.retry.random.lock().unit());
-        if self.begun.elapsed() + pause >= config.deadline.0 {
+        let begun = *self.begun.get_or_insert_with(Instant::now);
+        if begun.elapsed() + pause >= config.deadline.0 {
             return false;
         }
         tokio::time::sleep(pause).await;
@@ -128,7 +132,7 @@ impl Retry {
     }
 
     fn attempts(&self) -> Attempts<'_> {
-        Attempts { retry: self, begun: Instant::now(), made: 0 }
+        Attempts { retry: self, begun: None, made: 0 }
     }
 
     fn late(&self, changes: bool, operation: &'static str) -> StorageError {

@@ -13,7 +13,7 @@ use crate::{Answer, Call, Effect, Guard, Guarded, Layer};
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TimeoutConfig {
-    /// How long a read or a change may take, a batch included.
+    /// How long a read or a change may take from when it first has to wait, a batch included.
     pub after: HumanDuration,
 }
 
@@ -47,7 +47,7 @@ impl Guard for Timeout {
         if call.effect == Effect::Care {
             return next.await;
         }
-        let answer = until(Instant::now() + self.after, next).await;
+        let answer = until(|| Instant::now() + self.after, next).await;
         answer.unwrap_or_else(|| A::refused(&call, || self.error(&call)))
     }
 }

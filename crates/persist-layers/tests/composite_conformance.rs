@@ -12,17 +12,14 @@ use persist_layers::{
 use persist_testkit::conformance::{main as run, trials};
 use persist_testkit::memory::{MemoryBuilder, MemoryPlace, MemoryStorage};
 use persist_testkit::{Harness, Variant};
-use support::Storage;
+use support::{SPANNING, SPANS, Storage};
 
 /// Clauses that do not apply, with the reason.
 type Skips = Vec<(&'static str, &'static str)>;
 
 /// The clauses whose transactions are over several members.
 fn spanning() -> Skips {
-    let clauses = ["C066", "C076", "C077", "C078", "C080", "C081", "C114", "C160", "C170", "C177"];
-    clauses
-        .map(|clause| (clause, "its keys belong to several members, and no transaction spans those"))
-        .to_vec()
+    SPANNING.map(|clause| (clause, SPANS)).to_vec()
 }
 
 type Compose = Arc<dyn Fn(Vec<Storage>, usize) -> Storage + Send + Sync>;

@@ -1,6 +1,8 @@
-//! The layers that change what is stored keep the whole contract over files and over SQLite, and answer as the model does.
+//! Layers keep the whole contract over files and over SQLite, composites over both together, and both answer as the model does.
 #![cfg(all(feature = "compress", feature = "encrypt"))]
 #![allow(clippy::unwrap_used, reason = "a panic in a test is its report")]
+
+mod support;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,25 +15,30 @@ use persist_core::{
 use persist_file::{Durability as FileDurability, FileConfig, FileStorage};
 use persist_layers::{
     CircuitBreakerConfig, Compress, CompressConfig, ConcurrencyConfig, Dedup, DedupConfig, Encrypt,
-    EncryptConfig, EncryptKey, Evict, EvictConfig, JournalConfig, Layer, Namespace, NamespaceConfig,
-    RateLimitConfig, Retry, RetryConfig, SizeLimit, SizeLimitConfig, Timeout, TimeoutConfig, Trace,
+    EncryptConfig, EncryptKey, Evict, EvictConfig, Fallback, FallbackOn, JournalConfig, Layer, Namespace,
+    NamespaceConfig, RateLimitConfig, Replicated, ReplicatedConfig, Retry, RetryConfig, Router, Sharded,
+    ShardedConfig, SizeLimit, SizeLimitConfig, Tiered, TieredConfig, Timeout, TimeoutConfig, Trace,
     TraceConfig, TtlClamp, TtlClampConfig, Verify, VerifyConfig, WriteBehind, WriteBehindConfig,
 };
 use persist_sqlite::{Durability, SqliteConfig, SqliteStorage};
 use persist_testkit::conformance::{main as run, trials};
 use persist_testkit::model::Model;
 use persist_testkit::{Harness, Variant};
-
-type Storage = Arc<dyn BaseStorage>;
+use support::{SPANNING, SPANS, Storage};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Below {
     Files,
     Sqlite,
+    /// Members of both kinds, for a composite.
+    Both,
 }
 
 /// The layers, each alone; `guards` are those that only look at calls or refuse them, all together.
 const LAYERS: [&str; 7] = ["guards", "namespace", "compress", "encrypt", "dedup", "evict", "write_behind"];
+
+/// The composites.
+const COMPOSITES: [&str; 5] = ["tiered", "fallback", "replicated", "sharded", "router"];
 
 struct Disk {
     place: tempfile::TempDir,
@@ -49,27 +56,37 @@ impl Disk {
         OpenContext { clock: self.clock.clone(), ..OpenContext::new(self.place.path()) }
     }
 
-    async fn open_below(&self, variant: Option<Variant>) -> Result<Storage> {
-        let (ttl, max_value) = match variant {
-            Some(Variant::DefaultTtl(ttl)) => (Some(HumanDuration(ttl)), None),
-            Some(Variant::MaxValueBytes(bytes)) => (None, Some(ByteSize(bytes))),
-            _ => (None, None),
+    async fn open_files(&self, place: &str, variant: Option<Variant>) -> Result<Storage> {
+        let mut config = FileConfig::new(place).durability(FileDurability::Relaxed);
+        config.ttl = ttl_of(variant);
+        config.read_only = variant == Some(Variant::ReadOnly);
+        config.max_value = limit_of(variant).unwrap_or(config.max_value);
+        Ok(Arc::new(FileStorage::open("main", config, &self.context()).await?))
+    }
+
+    async fn open_sqlite(&self, place: &str, variant: Option<Variant>) -> Result<Storage> {
+        let mut config = SqliteConfig::new(place).durability(Durability::Relaxed);
+        config.ttl = ttl_of(variant);
+        config.read_only = variant == Some(Variant::ReadOnly);
+        config.max_value = limit_of(variant).unwrap_or(config.max_value);
+        Ok(Arc::new(SqliteStorage::open("main", config, &self.context()).await?))
+    }
+
+    async fn open_with(&self, variant: Option<Variant>) -> Result<Storage> {
+        let below = match self.below {
+            Below::Files => self.open_files("files", variant).await?,
+            Below::Sqlite => self.open_sqlite("main.db", variant).await?,
+            Below::Both => {
+                // Who stores in SQLite first sets the pace; errors are of a member that has the name of the whole.
+                let members = vec![
+                    self.open_sqlite("first.db", variant).await?,
+                    self.open_files("second", variant).await?,
+                    self.open_sqlite("third.db", variant).await?,
+                ];
+                return compose(self.layer, members);
+            }
         };
-        let read_only = variant == Some(Variant::ReadOnly);
-        Ok(match self.below {
-            Below::Files => {
-                let mut config = FileConfig::new("files").durability(FileDurability::Relaxed);
-                (config.ttl, config.read_only) = (ttl, read_only);
-                config.max_value = max_value.unwrap_or(config.max_value);
-                Arc::new(FileStorage::open("main", config, &self.context()).await?)
-            }
-            Below::Sqlite => {
-                let mut config = SqliteConfig::new("main.db").durability(Durability::Relaxed);
-                (config.ttl, config.read_only) = (ttl, read_only);
-                config.max_value = max_value.unwrap_or(config.max_value);
-                Arc::new(SqliteStorage::open("main", config, &self.context()).await?)
-            }
-        })
+        self.wrap(below, variant == Some(Variant::Small)).await
     }
 
     async fn wrap(&self, below: Storage, small: bool) -> Result<Storage> {
@@ -99,6 +116,45 @@ impl Disk {
     }
 }
 
+fn ttl_of(variant: Option<Variant>) -> Option<HumanDuration> {
+    match variant {
+        Some(Variant::DefaultTtl(ttl)) => Some(HumanDuration(ttl)),
+        _ => None,
+    }
+}
+
+fn limit_of(variant: Option<Variant>) -> Option<ByteSize> {
+    match variant {
+        Some(Variant::MaxValueBytes(bytes)) => Some(ByteSize(bytes)),
+        _ => None,
+    }
+}
+
+fn compose(composite: &str, members: Vec<Storage>) -> Result<Storage> {
+    let names = || (0..members.len()).map(|number| number.to_string());
+    Ok(match composite {
+        "tiered" => Arc::new(Tiered::new("main", members, &TieredConfig::new(Vec::new()))?),
+        "fallback" => {
+            let on = [FallbackOn::Unavailable, FallbackOn::Timeout];
+            Arc::new(Fallback::new("main", members, &on)?)
+        }
+        "replicated" => {
+            let config = ReplicatedConfig::new(names());
+            Arc::new(Replicated::new("main", &config, members)?)
+        }
+        "sharded" => {
+            let config = ShardedConfig::new(names());
+            Arc::new(Sharded::new("main", &config, members)?)
+        }
+        "router" => {
+            let routes =
+                [("users/", 1), ("b/", 2)].map(|(prefix, at)| (prefix.to_owned(), Arc::clone(&members[at])));
+            Arc::new(Router::new("main", Arc::clone(&members[0]), routes)?)
+        }
+        other => panic!("no composite {other}"),
+    })
+}
+
 /// From the inside to the outside.
 fn guards(below: Storage) -> Result<Storage> {
     let storage = Timeout::wrap(below, TimeoutConfig { after: HumanDuration(Duration::from_secs(60)) })?;
@@ -116,19 +172,19 @@ fn guards(below: Storage) -> Result<Storage> {
 #[async_trait]
 impl Harness for Disk {
     async fn open(&self) -> Result<Storage> {
-        self.wrap(self.open_below(None).await?, false).await
+        self.open_with(None).await
     }
 
     async fn open_variant(&self, variant: Variant) -> Result<Option<Storage>> {
         if variant == Variant::Small && self.layer != "evict" {
             return Ok(None);
         }
-        let below = self.open_below(Some(variant)).await?;
-        self.wrap(below, variant == Variant::Small).await.map(Some)
+        self.open_with(Some(variant)).await.map(Some)
     }
 
     async fn open_another(&self) -> Result<Option<Storage>> {
-        self.open().await.map(Some)
+        let storage = self.open().await?;
+        Ok(storage.describe().capabilities().shared.then_some(storage))
     }
 
     fn clock(&self) -> Option<Arc<ManualClock>> {
@@ -139,6 +195,9 @@ impl Harness for Disk {
         let long = matches!(clause, "C032" | "C033" | "C034" | "C035" | "C165" | "C184" | "C189" | "C190");
         if self.layer == "namespace" && long {
             return Some("a key may have 1024 bytes less the namespace");
+        }
+        if self.layer == "sharded" && SPANNING.contains(&clause) {
+            return Some(SPANS);
         }
         if self.layer == "write_behind" && clause == "C179" {
             return Some("what waits is in memory, the whole of it as quickly as a part");
@@ -169,6 +228,13 @@ fn main() -> std::process::ExitCode {
             if layer != "namespace" {
                 all.push(model(below, layer));
             }
+        }
+    }
+    for composite in COMPOSITES {
+        all.extend(trials(&format!("both::{composite}"), move || Disk::new(Below::Both, composite)));
+        // The transactions of the model are of keys in several shards.
+        if composite != "sharded" {
+            all.push(model(Below::Both, composite));
         }
     }
     run(all)

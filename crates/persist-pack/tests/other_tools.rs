@@ -248,6 +248,16 @@ fn values_and_offsets_beyond_four_gib_need_zip64() {
     let mut found = python(&path);
     assert_eq!(found.remove("1"), Some((len, crc)));
     check(&found, &wanted);
+    if has("unzip", "-v") {
+        let unzip = |arguments: &[&str]| {
+            let output =
+                Command::new("unzip").arg(arguments[0]).arg(&path).args(&arguments[1..]).output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+            output.stdout
+        };
+        unzip(&["-tq"]);
+        assert_eq!(unzip(&["-p", "3"]), b"3");
+    }
     let report = persist_pack::Archive::open(&path).unwrap().verify(None, |_| ()).unwrap();
     assert!(len as u64 > u64::from(u32::MAX) && report.problems.is_empty(), "{report:?}");
 }
