@@ -16,7 +16,7 @@ fn slow(dtype: DType) -> Array {
     let element = |at: usize| {
         let mut bytes = ((at / 50) as u128).to_le_bytes()[..size].to_vec();
         if dtype == DType::Bool {
-            bytes = vec![u8::from(at / 50 % 2 == 0)];
+            bytes = vec![u8::from((at / 50).is_multiple_of(2))];
         }
         bytes
     };
@@ -46,7 +46,9 @@ async fn szip_is_written_read_appended_and_cut() {
                 refused.to_string().contains("szip is not in the HDF5 library of this program"),
                 "{refused}"
             );
-            assert!(cfg!(feature = "static"), "the library of Debian has szip: {refused}");
+            if cfg!(not(feature = "static")) {
+                panic!("the library of Debian has szip: {refused}");
+            }
             return;
         }
     };

@@ -1,8 +1,7 @@
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use metrics::{Key, Label, Level, SharedString, with_recorder};
-use parking_lot::RwLock;
 use persist_core::{BaseStorage, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,9 +23,12 @@ pub struct MetricsConfig {}
 /// No key and no value is ever a label. A call that is cancelled has the outcome `cancelled`.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// Of each operation that was called; they are few, so they are found one after the other.
-    names: RwLock<Vec<Arc<Names>>>,
+    /// Of the operations that were called, one after the other.
+    names: [OnceLock<Names>; KEPT],
 }
+
+/// For how many operations labels are kept; storages have fewer.
+const KEPT: usize = 24;
 
 /// Where the metrics of one operation come from.
 static ORIGIN: metrics::Metadata<'static> =
@@ -65,30 +67,22 @@ impl Names {
 }
 
 impl Metrics {
-    fn names(&self, call: &Call<'_>) -> Arc<Names> {
-        let of = |names: &&Arc<Names>| names.operation == call.operation;
-        if let Some(names) = self.names.read().iter().find(of) {
-            return Arc::clone(names);
-        }
-        let mut all = self.names.write();
-        if let Some(names) = all.iter().find(of) {
-            return Arc::clone(names);
-        }
-        let names = Arc::new(Names::new(call.storage.name(), call.operation));
-        all.push(Arc::clone(&names));
-        names
+    /// The labels of an operation, which takes the first place that is free; `None`: all were taken.
+    fn names(&self, call: &Call<'_>) -> Option<&Names> {
+        let new = || Names::new(call.storage.name(), call.operation);
+        self.names.iter().map(|place| place.get_or_init(new)).find(|names| names.operation == call.operation)
     }
 }
 
 /// A call that was begun.
-struct Begun {
-    names: Arc<Names>,
+struct Begun<'a> {
+    names: &'a Names,
     since: Instant,
     outcome: &'static str,
 }
 
-impl Begun {
-    fn new(names: Arc<Names>, values: usize) -> Self {
+impl<'a> Begun<'a> {
+    fn new(names: &'a Names, values: usize) -> Self {
         with_recorder(|recorder| {
             recorder.register_gauge(&names.in_flight, &ORIGIN).increment(1.0);
             recorder.register_counter(&names.values, &ORIGIN).increment(values as u64);
@@ -97,7 +91,7 @@ impl Begun {
     }
 }
 
-impl Drop for Begun {
+impl Drop for Begun<'_> {
     fn drop(&mut self) {
         let took = self.since.elapsed();
         with_recorder(|recorder| {
@@ -114,7 +108,15 @@ impl Drop for Begun {
 
 impl Guard for Metrics {
     async fn around<A: Answer>(&self, call: Call<'_>, next: impl Future<Output = A> + Send) -> A {
-        let mut begun = Begun::new(self.names(&call), call.items);
+        let own;
+        let names = match self.names(&call) {
+            Some(names) => names,
+            None => {
+                own = Box::new(Names::new(call.storage.name(), call.operation));
+                &own
+            }
+        };
+        let mut begun = Begun::new(names, call.items);
         let answer = next.await;
         begun.outcome = answer.failure().map_or("ok", |failure| failure.kind.as_str());
         answer
@@ -127,5 +129,28 @@ impl Layer for Metrics {
 
     fn wrap(inner: Arc<dyn BaseStorage>, _: MetricsConfig) -> Result<Arc<dyn BaseStorage>> {
         Ok(Arc::new(Guarded::new(inner, Self::default())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use persist_core::Descriptor;
+
+    use super::*;
+    use crate::Effect;
+
+    #[test]
+    fn each_operation_has_labels_of_its_own_as_long_as_there_is_room() {
+        let (metrics, storage) = (Metrics::default(), Descriptor::new("s", "memory"));
+        let call =
+            |operation| Call { storage: &storage, operation, effect: Effect::Read, key: None, items: 1 };
+        let operations: Vec<&'static str> =
+            "a b c d e f g h i j k l m n o p q r s t u v w x y z".split(' ').collect();
+        for round in 0..2 {
+            for (place, operation) in operations.iter().enumerate() {
+                let kept = metrics.names(&call(operation)).map(|names| names.operation);
+                assert_eq!(kept, (place < KEPT).then_some(*operation), "{round}");
+            }
+        }
     }
 }

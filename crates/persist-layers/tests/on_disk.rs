@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use libtest_mimic::Trial;
-use persist_core::{
-    BaseStorage, ByteSize, HumanDuration, ManualClock, OpenContext, Result, Secret, async_trait,
-};
+use persist_core::{ByteSize, HumanDuration, ManualClock, OpenContext, Result, Secret, async_trait};
 use persist_file::{Durability as FileDurability, FileConfig, FileStorage};
 use persist_layers::{
     CircuitBreakerConfig, Compress, CompressConfig, ConcurrencyConfig, Dedup, DedupConfig, Encrypt,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use persist_core::{
     BaseStorage, ByteSize, Capabilities, DeleteOptions, ErrorKind, Event, HealthStatus, HumanDuration,
-    ListOptions, Operation, Outcome, Result, StorageExt, StoreItem, StoreOptions, Value,
+    ListOptions, ManualClock, Operation, Outcome, Result, StorageExt, StoreItem, StoreOptions, Value,
 };
 use persist_layers::{JournalConfig, WriteBehind, WriteBehindConfig};
 use persist_testkit::fault::{Fault, FaultStorage};
@@ -79,6 +79,21 @@ async fn what_waits_is_read_and_only_a_flush_writes_it() {
     );
     // Another instance finds the same, by the note.
     assert_eq!(behind(&place, idle()).metadata(&key("a")).await.unwrap().unwrap(), stored);
+}
+
+#[tokio::test]
+async fn what_is_stored_over_an_expired_value_has_not_expired() {
+    let (place, clock) = (MemoryPlace::new(), Arc::new(ManualClock::default()));
+    let below = MemoryStorage::builder("below").as_disk().clock(clock.clone()).open(&place);
+    let storage = WriteBehind::new(Arc::new(below), idle()).unwrap();
+    for name in ["again", "gone"] {
+        storage.store(&key(name), Value::bytes("old"), StoreOptions::new().ttl(millis(10))).await.unwrap();
+    }
+    storage.flush().await.unwrap();
+    clock.advance(millis(20));
+    storage.store(&key("again"), Value::bytes("new"), StoreOptions::new()).await.unwrap();
+    assert_eq!(storage.maintain().await.unwrap().expired, 1);
+    assert_eq!(place.peek(&key("again")).unwrap().value, Value::bytes("new"));
 }
 
 #[tokio::test]

@@ -75,7 +75,18 @@ fn crowded() -> Replay {
 
 /// What need not be told, because nothing that was acknowledged depends on it: the mark that cannot be written for want of
 /// room is written by the next close.
-const MARK: Excuse = Excuse { call: "write", error: None, path: "mark.tmp" };
+const MARK: [Excuse; 6] = [
+    mark("write", "ENOSPC"),
+    mark("write", "EDQUOT"),
+    mark("write", "EMFILE"),
+    mark("rename", "ENOSPC"),
+    mark("rename", "EDQUOT"),
+    mark("rename", "EMFILE"),
+];
+
+const fn mark(call: &'static str, error: &'static str) -> Excuse {
+    Excuse { call, error: Some(error), path: "mark.tmp" }
+}
 
 /// A pack that cannot be sealed goes on as a log.
 const SEALING: Excuse = Excuse { call: "pwrite64", error: None, path: ".pack" };
@@ -103,13 +114,13 @@ fn main() -> ExitCode {
         .test("strict::sweep_of_open", &strict, sweeps(Sweep::of_open()))
         .test("strict::replay", &strict, replays(replay()))
         .test("strict::replay_concurrent", &strict, replays(crowded()))
-        .test("strict::inject", &strict, faults(inject(&[MARK])))
+        .test("strict::inject", &strict, faults(inject(&MARK)))
         .test("small::kill", &small, kills(kill.clone()))
         .test("small::sweep", &small, sweeps(sweep()))
         .test("small::sweep_of_open", &small, sweeps(Sweep::of_open()))
         .test("small::replay", &small, replays(replay()))
         .test("small::replay_concurrent", &small, replays(crowded()))
-        .test("small::inject", &small, faults(inject(&[MARK, SEALING])))
+        .test("small::inject", &small, faults(inject(&[&MARK[..], &[SEALING]].concat())))
         .test("tiny::kill", &tiny, kills(kill.clone()))
         .test("tiny::sweep", &tiny, sweeps(Sweep { steps: wasteful(), ..sweep() }))
         .test("tiny::replay", &tiny, replays(compactions))

@@ -744,8 +744,10 @@ impl BaseStorage for WriteBehind {
         Ok(stats)
     }
 
+    /// Writes what waits, and lets the storage below maintain itself: otherwise that would take for expired what was stored anew.
     async fn maintain(&self) -> Result<Maintenance> {
         self.0.descriptor.admit_change("maintain")?;
+        self.0.flush(self.0.config.flush_timeout.0).await?;
         self.0.inner.maintain().await
     }
 

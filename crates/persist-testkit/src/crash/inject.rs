@@ -87,16 +87,18 @@ pub struct Excuse {
     pub call: &'static str,
     /// The error; `None`: any.
     pub error: Option<&'static str>,
-    /// How the path ends of the file or folder that it was made on.
+    /// How the path ends of the file or folder that it was made on, or the first path that it names.
     pub path: &'static str,
 }
 
 impl Excuse {
     /// Whether it covers the call of a line of a log written with `-y`, such as `12 fsync(3</a/b>) = -1 EIO (…`.
     fn covers(&self, line: &str) -> bool {
+        let of_file = |line: &str| line.split_once('>').is_some_and(|(start, _)| start.ends_with(self.path));
+        let of_path = |line: &str| line.split('"').nth(1).is_some_and(|path| path.ends_with(self.path));
         strace::call_name(line) == Some(self.call)
             && self.error.is_none_or(|error| line.contains(&format!(" = -1 {error} ")))
-            && line.split_once('>').is_some_and(|(start, _)| start.ends_with(self.path))
+            && (of_file(line) || of_path(line))
     }
 }
 
@@ -235,13 +237,18 @@ mod tests {
         let log = "12 fsync(3</r/store>) = -1 EIO (Input/output error) (INJECTED)\n\
                    12 fsync(4</r/store/db>) = -1 EIO (Input/output error) (INJECTED)\n\
                    12 write(4</r/store/db>, \"a\", 1) = -1 ENOSPC (No space left on device) (INJECTED)\n\
-                   12 write(4</r/store/db>, \"a\", 1) = -1 EIO (Input/output error) (INJECTED)\n";
+                   12 write(4</r/store/db>, \"a\", 1) = -1 EIO (Input/output error) (INJECTED)\n\
+                   12 rename(\"/r/store/db.tmp\", \"/r/store/db\") = -1 EIO (Input/output error) (INJECTED)\n";
         let root = Path::new("/r/store");
         let folder = Excuse { call: "fsync", error: None, path: "/store" };
         let full = Excuse { call: "write", error: Some("ENOSPC"), path: "db" };
-        assert_eq!(hits(log, root, &[]), 4);
-        assert_eq!(hits(log, root, &[folder]), 3);
-        assert_eq!(hits(log, root, &[folder, full]), 2);
+        let renamed = Excuse { call: "rename", error: Some("EIO"), path: "db.tmp" };
+        let into = Excuse { call: "rename", error: Some("EIO"), path: "db" };
+        assert_eq!(hits(log, root, &[]), 5);
+        assert_eq!(hits(log, root, &[folder]), 4);
+        assert_eq!(hits(log, root, &[folder, full]), 3);
+        assert_eq!(hits(log, root, &[folder, full, into]), 3);
+        assert_eq!(hits(log, root, &[folder, full, renamed]), 2);
         assert_eq!(hits(log, Path::new("/other"), &[]), 0);
     }
 }
