@@ -73,6 +73,35 @@ async fn pieces_make_the_array_and_the_array_comes_in_pieces() {
     storage.close().await.unwrap();
 }
 
+/// A compressed value is read in many pieces, between which others may replace it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_replaced_while_it_is_read_is_the_one_or_the_other() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = Hdf5Config::new(place.path().join("main.h5"));
+    config.filters =
+        Filters { codec: Codec::Gzip, level: 1, chunk: ByteSize(16 << 10), ..Filters::default() };
+    config.piece = ByteSize(64 << 10);
+    let storage = Hdf5Storage::open("main", config, &OpenContext::default()).await.unwrap();
+    let values = [array(300), array(310)].map(Value::Array);
+    storage.store(&key("a"), values[0].clone(), StoreOptions::new()).await.unwrap();
+    let writer = tokio::spawn({
+        let (storage, values) = (storage.clone(), values.clone());
+        async move {
+            for round in 1..=60 {
+                storage.store(&key("a"), values[round % 2].clone(), StoreOptions::new()).await.unwrap();
+            }
+        }
+    });
+    let mut reads = 0;
+    while !writer.is_finished() || reads < 2 {
+        let found = storage.retrieve(&key("a")).await.unwrap().unwrap();
+        assert!(values.contains(&found.value), "after {reads} reads");
+        reads += 1;
+    }
+    writer.await.unwrap();
+    storage.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_is_not_finished_is_not_stored_and_takes_no_room() {
     let place = tempfile::tempdir().unwrap();

@@ -165,6 +165,10 @@ mod tests {
                     contexts.decompress(codec, &small, size).unwrap() == text[..size],
                     "{codec:?} {size}"
                 );
+                if let Some(level) = level {
+                    let fresh = zstd::bulk::compress(&text[..size], level).unwrap();
+                    assert!(small == fresh, "{size} bytes are compressed with what the value before was");
+                }
                 if codec == Codec::Zstd && size > 0 {
                     let less = contexts.decompress(codec, &small, size - 1);
                     assert!(less.is_err() || less.is_ok_and(|less| less.len() != size - 1), "{size}");
