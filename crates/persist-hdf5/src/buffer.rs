@@ -11,8 +11,8 @@ const LARGE: usize = 4 << 20;
 /// Zeros, until something else is written there.
 #[derive(Debug)]
 pub(crate) enum Buffer {
-    Small(Vec<u8>),
-    Large(MmapMut),
+    Heap(Vec<u8>),
+    Pages(MmapMut),
 }
 
 impl Buffer {
@@ -20,7 +20,7 @@ impl Buffer {
     pub(crate) fn zeroed(len: u64) -> Option<Self> {
         let len = usize::try_from(len).ok()?;
         Vec::<u8>::new().try_reserve_exact(len).ok()?;
-        Some(Self::Small(vec![0; len]))
+        Some(Self::Heap(vec![0; len]))
     }
 
     /// The same in large pages, for what is decoded: to be given pages of 4 KiB takes about as long as to decode what goes there. What is only
@@ -33,7 +33,7 @@ impl Buffer {
         let pages = MmapMut::map_anon(count).ok()?;
         // Where there are no large pages small ones will do.
         let _ = pages.advise(Advice::HugePage);
-        Some(Self::Large(pages))
+        Some(Self::Pages(pages))
     }
 }
 
@@ -42,8 +42,8 @@ impl Deref for Buffer {
 
     fn deref(&self) -> &[u8] {
         match self {
-            Self::Small(bytes) => bytes,
-            Self::Large(pages) => pages,
+            Self::Heap(bytes) => bytes,
+            Self::Pages(pages) => pages,
         }
     }
 }
@@ -51,29 +51,32 @@ impl Deref for Buffer {
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         match self {
-            Self::Small(bytes) => bytes,
-            Self::Large(pages) => pages,
+            Self::Heap(bytes) => bytes,
+            Self::Pages(pages) => pages,
         }
-    }
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        self
     }
 }
 
 impl From<Vec<u8>> for Buffer {
     fn from(bytes: Vec<u8>) -> Self {
-        Self::Small(bytes)
+        Self::Heap(bytes)
     }
 }
 
 impl From<Buffer> for Bytes {
     fn from(buffer: Buffer) -> Self {
         match buffer {
-            Buffer::Small(bytes) => bytes.into(),
-            Buffer::Large(_) => Self::from_owner(buffer),
+            Buffer::Heap(bytes) => bytes.into(),
+            Buffer::Pages(pages) => Self::from_owner(pages),
+        }
+    }
+}
+
+impl From<Buffer> for Vec<u8> {
+    fn from(buffer: Buffer) -> Self {
+        match buffer {
+            Buffer::Heap(bytes) => bytes,
+            Buffer::Pages(pages) => pages.to_vec(),
         }
     }
 }

@@ -34,7 +34,12 @@ impl Draft {
 
     fn plain(descriptor: &Descriptor, item: StoreItem) -> Self {
         let (kind, size) = (item.value.kind(), item.value.size());
-        let metadata = descriptor.hashed_metadata(kind, size, checksum_of(&item.value), &item.options);
+        let metadata = descriptor.hashed_metadata(
+            kind,
+            size,
+            checksum_of(&Form::of(&item.value), item.value.buffer()),
+            &item.options,
+        );
         Self { key: item.key, value: item.value, metadata, condition: item.options.condition, packed: None }
     }
 }

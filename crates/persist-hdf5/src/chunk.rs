@@ -20,6 +20,12 @@ pub(crate) fn chunk_shape(shape: &[usize], element: usize, target: usize) -> Vec
     chunk
 }
 
+/// The part of an array that some of its rows are.
+pub(crate) fn of_rows(shape: &[usize], rows: Range<usize>) -> Vec<Range<usize>> {
+    let axis = |(axis, len): (usize, &usize)| if axis == 0 { rows.clone() } else { 0..*len };
+    shape.iter().enumerate().map(axis).collect()
+}
+
 /// An array and its chunks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {

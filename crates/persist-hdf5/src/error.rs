@@ -67,6 +67,11 @@ pub(crate) fn given_up(descriptor: &Descriptor, operation: &'static str) -> Stor
     descriptor.error(ErrorKind::Unavailable, operation, message)
 }
 
+/// A chunk that cannot be decoded.
+pub(crate) fn damaged_chunk(descriptor: &Descriptor, operation: &'static str, key: &Key) -> StorageError {
+    damage(descriptor, operation, key, "a chunk is not as it was written")
+}
+
 /// A dataset that is not as it was written.
 pub(crate) fn damage(
     descriptor: &Descriptor,

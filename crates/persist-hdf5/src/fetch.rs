@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use persist_core::{Checksum, Value};
+use persist_core::Value;
 
 use crate::buffer::Buffer;
 use crate::chunk::{Grid, Packed, unpack};
@@ -17,8 +17,6 @@ pub(crate) enum Fetched {
     Value(Value),
     /// All bytes of a value.
     Bytes(Buffer),
-    /// All bytes of a value, and their checksum.
-    Hashed(Buffer, Checksum),
     /// The chunks that hold the part that was wanted.
     Packed(Packed),
 }
@@ -28,7 +26,7 @@ impl Fetched {
     pub(crate) fn size(&self) -> u64 {
         match self {
             Self::Value(value) => value.size(),
-            Self::Bytes(bytes) | Self::Hashed(bytes, _) => bytes.len() as u64,
+            Self::Bytes(bytes) => bytes.len() as u64,
             Self::Packed(packed) => packed.bytes(),
         }
     }
@@ -37,7 +35,7 @@ impl Fetched {
     pub(crate) fn bytes(self, part: &[Range<usize>]) -> Option<Buffer> {
         match self {
             Self::Value(_) => None,
-            Self::Bytes(bytes) | Self::Hashed(bytes, _) => Some(bytes),
+            Self::Bytes(bytes) => Some(bytes),
             Self::Packed(packed) => {
                 let part = if part.is_empty() { packed.grid.all() } else { part.to_vec() };
                 unpack(packed, &part)

@@ -15,9 +15,9 @@ use persist_core::{
 };
 
 use crate::change::{Change, Draft, Growth, Step};
-use crate::chunk::{Grid, Packed, pack_part};
+use crate::chunk::{Grid, Packed, of_rows, pack_part};
 use crate::codec::{Filter, Pipeline};
-use crate::error::damage;
+use crate::error::damaged_chunk;
 use crate::fetch::Fetched;
 use crate::record::{Form, Record, State};
 use crate::report::Report;
@@ -246,8 +246,8 @@ impl Hdf5Storage {
             return Ok(None);
         };
         let bytes = self.patient("append", move |_| fetched.bytes(&part)).await?;
-        let damaged = || damage(self.describe(), "append", key, "a chunk is not as it was written");
-        Ok(Some(Tail { grid, pipeline, from, bytes: bytes.ok_or_else(damaged)?.to_vec() }))
+        let damaged = || damaged_chunk(self.describe(), "append", key);
+        Ok(Some(Tail { grid, pipeline, from, bytes: bytes.ok_or_else(damaged)?.into() }))
     }
 
     fn check_rows(&self, key: &Key, more: &Array, dtype: DType, shape: &[usize]) -> Result<()> {
@@ -293,8 +293,7 @@ fn grown_shape(shape: &[usize], more: &Array) -> Vec<usize> {
 
 /// All rows from one on.
 fn rows_from(shape: &[usize], from: usize) -> Vec<Range<usize>> {
-    let axis = |(axis, len): (usize, &usize)| if axis == 0 { from..*len } else { 0..*len };
-    shape.iter().enumerate().map(axis).collect()
+    of_rows(shape, from..shape.first().copied().unwrap_or(0))
 }
 
 /// What an array becomes with more rows, and what is known of it then; `None`: its header has become longer.

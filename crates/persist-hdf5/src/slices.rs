@@ -7,7 +7,7 @@ use persist_core::{Array, BaseStorage, DType, Entry, ErrorKind, Key, Result, Sto
 
 use crate::buffer::Buffer;
 use crate::chunk::rows;
-use crate::error::{damage, system};
+use crate::error::{damaged_chunk, system};
 use crate::fetch::Fetched;
 use crate::medium::View;
 use crate::record::{Form, Record, State};
@@ -122,9 +122,7 @@ impl Hdf5Storage {
                 }
                 _ => None,
             };
-            bytes.ok_or_else(|| {
-                damage(&shared.descriptor, "retrieve_slice", &key, "a chunk is not as it was written")
-            })
+            bytes.ok_or_else(|| damaged_chunk(&shared.descriptor, "retrieve_slice", &key))
         };
         self.patient("retrieve_slice", decode).await?.map(Some)
     }

@@ -125,7 +125,7 @@ impl Shared {
         form.value(bytes).ok_or_else(damaged)
     }
 
-    /// A value made of what was read, if that is what was stored.
+    /// A value made of what was read, which has this checksum, if that is what was stored.
     ///
     /// # Errors
     /// `Corruption`.
@@ -135,10 +135,10 @@ impl Shared {
         metadata: &Metadata,
         form: &Form,
         bytes: Buffer,
-        checksum: impl FnOnce(&Value) -> Checksum,
+        checksum: Checksum,
     ) -> Result<Value> {
         let value = self.valued(key, form, bytes)?;
-        match value.size() == metadata.size && checksum(&value) == metadata.checksum {
+        match value.size() == metadata.size && checksum == metadata.checksum {
             true => Ok(value),
             false => Err(self.descriptor.wrong_checksum("retrieve", key)),
         }
@@ -188,7 +188,7 @@ impl Shared {
         }
     }
 
-    fn too_large(&self, operation: &'static str) -> StorageError {
+    pub(crate) fn too_large(&self, operation: &'static str) -> StorageError {
         self.descriptor.error(
             ErrorKind::Capacity,
             operation,

@@ -14,7 +14,7 @@ use crate::bulk::Bulk;
 use crate::change::{Change, Draft, Step};
 use crate::config::{Durability, Hdf5Config};
 use crate::engine::Engine;
-use crate::error::damage;
+use crate::error::{damage, damaged_chunk};
 use crate::fetch::Fetched;
 use crate::filter::Choice;
 use crate::growth::Hashed;
@@ -31,9 +31,6 @@ const INLINE_BYTES: u64 = 64 << 10;
 
 /// The longest JSON text: HDF5 keeps the length of a string in 32 bits.
 const LONGEST_JSON: u64 = u32::MAX as u64;
-
-/// What is wrong with a value whose chunks do not come through their filters.
-const DAMAGED_CHUNK: &str = "a chunk is not as it was written";
 
 /// An HDF5 file as a storage. Cloning gives another handle on the same one.
 #[derive(Clone, Debug)]
@@ -181,33 +178,40 @@ impl Hdf5Storage {
         record: Arc<Record>,
     ) -> Result<Option<Entry>> {
         let large = record.size() > self.piece() as u64;
-        let fetched = match if large { self.read_chunks_of(operation, key, &record).await? } else { None } {
-            Some((bytes, checksum)) => Fetched::Hashed(bytes, checksum),
-            None => match self.fetch(operation, key, &record, None).await? {
-                Some(fetched) => fetched,
+        let value = match if large { self.read_chunks_of(operation, key, &record).await? } else { None } {
+            Some(value) => value,
+            None => match self.read_at_once(operation, key, &record).await? {
+                Some(value) => value,
                 None => return Ok(None),
             },
         };
-        let (name, of) = (key.clone(), Arc::clone(&record));
-        let decode = move |shared: &Shared| match (fetched, &of.state) {
-            (Fetched::Value(value), _) => Ok(value),
-            (Fetched::Hashed(bytes, checksum), State::Sound(metadata, form)) => {
-                shared.matching(&name, metadata, form, bytes, |_| checksum)
-            }
-            (fetched, State::Sound(metadata, form)) => {
-                let bytes = fetched.bytes(&[]);
-                let bytes =
-                    bytes.ok_or_else(|| damage(&shared.descriptor, operation, &name, DAMAGED_CHUNK))?;
-                shared.matching(&name, metadata, form, bytes, checksum_of)
-            }
-            _ => Err(damage(&shared.descriptor, operation, &name, DAMAGED_CHUNK)),
-        };
-        let value = self.patient(operation, decode).await??;
         let metadata = match &record.state {
             State::Sound(metadata, _) => Metadata::clone(metadata),
             State::Foreign | State::Damaged(_) => foreign_metadata(&value),
         };
         Ok(Some(Entry::new(value, metadata)))
+    }
+
+    /// Reads all of a value in one go. `None`: it was replaced meanwhile.
+    async fn read_at_once(
+        &self,
+        operation: &'static str,
+        key: &Key,
+        record: &Arc<Record>,
+    ) -> Result<Option<Value>> {
+        let Some(fetched) = self.fetch(operation, key, record, None).await? else { return Ok(None) };
+        let (name, of) = (key.clone(), Arc::clone(record));
+        let decode = move |shared: &Shared| match (fetched, &of.state) {
+            (Fetched::Value(value), _) => Ok(value),
+            (fetched, State::Sound(metadata, form)) => {
+                let damaged = || damaged_chunk(&shared.descriptor, operation, &name);
+                let bytes = fetched.bytes(&[]).ok_or_else(damaged)?;
+                let checksum = checksum_of(form, &bytes);
+                shared.matching(&name, metadata, form, bytes, checksum)
+            }
+            _ => Err(damaged_chunk(&shared.descriptor, operation, &name)),
+        };
+        self.patient(operation, decode).await?.map(Some)
     }
 
     /// Has the library read a value, or a part of an array. `None`: the value was replaced meanwhile.

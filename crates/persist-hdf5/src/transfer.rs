@@ -11,8 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use persist_core::writing::Done;
 use persist_core::{
-    BaseStorage, Checksum, ErrorKind, Key, Kind, Metadata, Result, StorageError, StoreItem, StoreOptions,
-    Value,
+    BaseStorage, Checksum, Key, Kind, Metadata, Result, StorageError, StoreItem, StoreOptions, Value,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -20,9 +19,9 @@ use tokio::task::JoinHandle;
 use crate::assembly::Assembly;
 use crate::buffer::Buffer;
 use crate::change::{Adoption, Change, Step};
-use crate::chunk::{Grid, Packed, pack_part};
+use crate::chunk::{Grid, Packed, of_rows, pack_part};
 use crate::codec::Pipeline;
-use crate::error::damage;
+use crate::error::damaged_chunk;
 use crate::fetch::Fetched;
 use crate::ffi::Dataset;
 use crate::filter::Filters;
@@ -114,8 +113,7 @@ impl Layout {
         let Some((grid, pipeline)) = &self.chunks else { return Piece::Bytes(at as u64, bytes) };
         let row = (grid.shape.iter().skip(1).product::<usize>() * grid.element).max(1);
         let rows = at / row..(at + bytes.len()) / row;
-        let axis = |(axis, len): (usize, &usize)| if axis == 0 { rows.clone() } else { 0..*len };
-        let part: Vec<Range<usize>> = grid.shape.iter().enumerate().map(axis).collect();
+        let part = of_rows(&grid.shape, rows);
         Piece::Chunks(pack_part(grid.clone(), pipeline.clone(), &bytes, &part))
     }
 }
@@ -234,7 +232,7 @@ impl Hdf5Storage {
         let (sample, filters) = (value.clone(), filters.clone());
         let layout = self.patient("store", move |_| layout_of(&sample, &filters)).await?;
         let hashed = value.clone();
-        let hash = tokio::task::spawn_blocking(move || checksum_of(&hashed));
+        let hash = tokio::task::spawn_blocking(move || checksum_of(&Form::of(&hashed), hashed.buffer()));
         let bytes = value_bytes(&value);
         let mut upload = Upload::begin(self, &key, layout).await?;
         let step = upload.layout.step(self.piece());
@@ -246,8 +244,7 @@ impl Hdf5Storage {
         upload.finish(checksum, &options).await
     }
 
-    /// Reads all of a value in chunks, some of them at a time, and its checksum. `None`: it was replaced meanwhile, or the library has
-    /// to read it.
+    /// Reads all of a value in chunks, some of them at a time. `None`: it was replaced meanwhile, or the library has to read it.
     ///
     /// # Errors
     /// `Corruption`, `Capacity`, and what the library says.
@@ -256,27 +253,29 @@ impl Hdf5Storage {
         operation: &'static str,
         key: &Key,
         record: &Arc<Record>,
-    ) -> Result<Option<(Buffer, Checksum)>> {
+    ) -> Result<Option<Value>> {
         let State::Sound(_, form) = &record.state else { return Ok(None) };
         let Some(mut bands) = Bands::of(self, operation, key, record).await? else { return Ok(None) };
-        let assembly = Assembly::new(form, record.size()).ok_or_else(|| {
-            let message = "the value is too large for the memory of this machine";
-            self.describe().error(ErrorKind::Capacity, operation, message).with_key(key)
-        })?;
+        let too_large = || self.shared().too_large(operation).with_key(key);
+        let mut assembly = Assembly::new(form, record.size()).ok_or_else(too_large)?;
         // One band waits while one is decoded and one is read.
         let (sender, mut receiver) = mpsc::channel::<(Packed, Vec<Range<usize>>)>(1);
-        let name = key.clone();
+        let (name, of) = (key.clone(), Arc::clone(record));
         let decode = self.patient(operation, move |shared| {
-            let mut assembly = assembly;
             while let Some((packed, part)) = receiver.blocking_recv() {
-                assembly.add(packed, &part).ok_or_else(|| damaged_chunk(shared, operation, &name))?;
+                let added = assembly.add(packed, &part);
+                added.ok_or_else(|| damaged_chunk(&shared.descriptor, operation, &name))?;
             }
-            // Nothing is missing unless the value was replaced, of which nobody asks what there is.
-            Ok(assembly.finish())
+            // Nothing is missing unless the value was replaced.
+            let (Some((bytes, checksum)), State::Sound(metadata, form)) = (assembly.finish(), &of.state)
+            else {
+                return Ok(None);
+            };
+            shared.matching(&name, metadata, form, bytes, checksum).map(Some)
         });
         let read = async move {
             while let Some(rows) = bands.next() {
-                let part = bands.part(rows);
+                let part = of_rows(&bands.shape, rows);
                 let fetched = self.fetch(operation, key, record, Some(part.clone())).await?;
                 let Some(Fetched::Packed(packed)) = fetched else { break };
                 if sender.send((packed, part)).await.is_err() {
@@ -291,11 +290,6 @@ impl Hdf5Storage {
         read?;
         decoded
     }
-}
-
-/// A chunk could not be decoded.
-fn damaged_chunk(shared: &Shared, operation: &'static str, key: &Key) -> StorageError {
-    damage(&shared.descriptor, operation, key, "a chunk is not as it was written")
 }
 
 /// The rows of an array in chunks, as many at a time as go together.
@@ -339,12 +333,6 @@ impl Bands {
         (from < self.next).then_some(from..self.next)
     }
 
-    /// The part of the array that these rows are.
-    fn part(&self, rows: Range<usize>) -> Vec<Range<usize>> {
-        let all = self.shape.iter().enumerate();
-        all.map(|(axis, len)| if axis == 0 { rows.clone() } else { 0..*len }).collect()
-    }
-
     /// Reads rows; `None`: the value was replaced.
     ///
     /// # Errors
@@ -357,13 +345,14 @@ impl Bands {
         record: &Arc<Record>,
         rows: Range<usize>,
     ) -> Result<Option<Buffer>> {
-        let part = self.part(rows);
+        let part = of_rows(&self.shape, rows);
         let Some(fetched) = storage.fetch(operation, key, record, Some(part.clone())).await? else {
             return Ok(None);
         };
         let key = key.clone();
-        let decode =
-            move |shared: &Shared| fetched.bytes(&part).ok_or_else(|| damaged_chunk(shared, operation, &key));
+        let decode = move |shared: &Shared| {
+            fetched.bytes(&part).ok_or_else(|| damaged_chunk(&shared.descriptor, operation, &key))
+        };
         storage.patient(operation, decode).await?.map(Some)
     }
 }

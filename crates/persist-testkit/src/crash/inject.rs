@@ -87,18 +87,17 @@ pub struct Excuse {
     pub call: &'static str,
     /// The error; `None`: any.
     pub error: Option<&'static str>,
-    /// How the path ends of the file or folder that it was made on, or the first path that it names.
+    /// How the path ends of the file or folder that it was made on; the first path that it names, if it was made on none.
     pub path: &'static str,
 }
 
 impl Excuse {
     /// Whether it covers the call of a line of a log written with `-y`, such as `12 fsync(3</a/b>) = -1 EIO (…`.
     fn covers(&self, line: &str) -> bool {
-        let of_file = |line: &str| line.split_once('>').is_some_and(|(start, _)| start.ends_with(self.path));
-        let of_path = |line: &str| line.split('"').nth(1).is_some_and(|path| path.ends_with(self.path));
+        let named = line.split_once('>').map_or_else(|| line.split('"').nth(1), |(file, _)| Some(file));
         strace::call_name(line) == Some(self.call)
             && self.error.is_none_or(|error| line.contains(&format!(" = -1 {error} ")))
-            && (of_file(line) || of_path(line))
+            && named.is_some_and(|named| named.ends_with(self.path))
     }
 }
 
